@@ -1,0 +1,57 @@
+# `make demo` and `make test` each do all the set-up they need.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+# For instance PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu" for torch without CUDA.
+PIP_FLAGS ?=
+RUN ?= runs/demo
+BIN := $(VENV)/bin
+SETUP := $(VENV)/.rlnsp-installed
+CODE := rlnsp rewards policies pretrain benchmarks tests
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check static fix wheel world-weights mutants ablation constraints
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+$(SETUP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install $(PIP_FLAGS) --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+setup: $(SETUP) ## The virtual environment, with rlnsp and its tools in it
+
+demo: $(SETUP) ## Train with reinforcement learning on the embedded world
+	$(BIN)/rlnsp train --reward nsp_reward --output $(RUN)
+
+test: $(SETUP) ## All tests but those that need a GPU or the internet
+	$(BIN)/python -m pytest -m "not gpu and not network" $(TESTS)
+
+check: static $(if $(TESTED),,test) ## Everything that CI asks for; TESTED=1 leaves out the tests
+
+static: $(SETUP) ## Format, lint, types, import contracts, spelling
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+
+fix: $(SETUP) ## Format, and repair what lint can
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+wheel: $(SETUP) ## dist/*.whl
+	$(BIN)/python -m build --wheel --no-isolation
+
+world-weights: $(SETUP) ## Make the embedded world's policy again, from nothing
+	$(BIN)/rlnsp pretrain --config world
+
+mutants: $(SETUP) ## Break the maths a line at a time; a test must notice each
+	$(BIN)/python -m tests.mutants
+
+ablation: $(SETUP) ## What each stage of training brings, in one table
+	$(BIN)/python -m benchmarks.stages
+
+constraints: $(SETUP) ## constraints.txt, from what is installed
+	{ head -1 constraints.txt; $(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//'; } > constraints.new
+	mv constraints.new constraints.txt

@@ -1,0 +1,1 @@
+"""rlnsp's own commands, one module each, imported only when chosen."""

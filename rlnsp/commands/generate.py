@@ -1,0 +1,63 @@
+"""``rlnsp generate``: the clip that follows a scene, as an mp4."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rlnsp import config
+from rlnsp.commands.train import add_config_arguments, overrides_of
+from rlnsp.opening import is_run, open_policy
+from rlnsp.settings import ConfigError
+
+EXAMPLE = """\
+examples:
+  rlnsp generate "A red ball rolls right toward a blue box." -o next.mp4
+  rlnsp generate "A red ball rolls right toward a blue box." --policy runs/demo -o next.mp4 sampler.num_steps=16
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``rlnsp generate``."""
+    parser.epilog = EXAMPLE
+    parser.add_argument("context", help="the preceding scene, in words")
+    parser.add_argument("-o", "--output", type=Path, default=Path("next.mp4"), metavar="FILE.mp4", help="(next.mp4)")
+    parser.add_argument(
+        "--policy", metavar="RUN_OR_FOLDER", help="a run folder, or a policy folder (as the config says: world)"
+    )
+    parser.add_argument(
+        "--num-samples", type=int, default=1, metavar="N", help="several: next-0.mp4, next-1.mp4 and so on (1)"
+    )
+    add_config_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Generate and write; the exit code."""
+    output: Path = args.output
+    if output.suffix != ".mp4":
+        raise ConfigError(f"--output {output}: must end in .mp4")
+    if not output.parent.is_dir():
+        raise ConfigError(f"--output {output}: there is no folder {output.parent}; make it first")
+    if args.num_samples < 1:
+        raise ConfigError(f"--num-samples must be at least 1; got {args.num_samples}")
+    if not args.context.strip():
+        raise ConfigError("the context is empty; say what happens before, such as 'A red ball rolls right.'")
+    of_run = args.policy is not None and is_run(args.policy)
+    default = Path(args.policy) / "config.yaml" if of_run else "world"
+    run_config = config.load(args.config or default, overrides_of(args))
+
+    from rlnsp.manifest import write_clip
+    from rlnsp.randomness import Randomness
+    from rlnsp.rollout import sample  # brings torch
+    from rlnsp.types import Scene
+
+    policy = open_policy(run_config.policy, args.policy)
+    scenes = [Scene(id=f"generate-{number}", context=args.context) for number in range(args.num_samples)]
+    generator = Randomness(seed=run_config.seed).generator("generate")
+    video = sample(policy, scenes, run_config.sampler, generator, chunk_size=16)
+    many = len(scenes) > 1
+    for number, frames in enumerate(video.frames):
+        path = output.with_stem(f"{output.stem}-{number}") if many else output
+        write_clip(path, frames, video.fps)
+        print(path)
+    return 0

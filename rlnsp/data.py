@@ -1,0 +1,60 @@
+"""Scenes for training and for evaluation: of the embedded world, or of manifests."""
+
+from collections.abc import Sequence
+
+import torch
+
+from rlnsp.manifest import ManifestError, read_manifest
+from rlnsp.randomness import Randomness
+from rlnsp.settings import ConfigError, DataConfig
+from rlnsp.types import Scene
+from rlnsp.world import scenes as world_scenes
+
+WORLD = "world"
+WORLD_POOL = 4096
+"""Training scenes of the embedded world that a run draws from; they are text, made in a moment."""
+
+
+def train_scenes(data: DataConfig, seed: int) -> list[Scene]:
+    """Every scene that a run may train on."""
+    if data.train == WORLD:
+        return world_scenes("train", WORLD_POOL, seed)
+    return read_manifest(data.train, split="train")
+
+
+def heldout_scenes(data: DataConfig, n: int, seed: int) -> list[Scene]:
+    """The first ``n`` scenes to evaluate on; of a manifest those of split 'heldout', or all where it has no splits."""
+    if data.heldout == WORLD:
+        return world_scenes("heldout", n, seed)
+    scenes = read_manifest(data.heldout)
+    heldout = [scene for scene in scenes if scene.split == "heldout"]
+    if not heldout and data.heldout == data.train:
+        raise ManifestError(
+            f"{data.heldout}: data.train and data.heldout are the same manifest, and no line of it has "
+            "the split 'heldout'; mark some, or give another manifest"
+        )
+    return (heldout or scenes)[:n]
+
+
+class SceneOrder:
+    """Which scenes each iteration trains on: a new permutation each epoch, no scene twice in one.
+
+    An iteration's scenes follow from its number alone.  What is left of an epoch when it no longer fills an iteration
+    is passed over, another part each time.
+    """
+
+    def __init__(self, scenes: Sequence[Scene], per_iteration: int, seed: int) -> None:
+        if per_iteration > len(scenes):
+            raise ConfigError(
+                f"trainer.scenes_per_iteration is {per_iteration}, but data.train has {len(scenes)} scenes: "
+                "lower it, or give more scenes"
+            )
+        self.scenes, self.per_iteration, self.seed = scenes, per_iteration, seed
+
+    def __call__(self, iteration: int) -> list[Scene]:
+        """The scenes of one iteration, counted from 0."""
+        epoch, place = divmod(iteration, len(self.scenes) // self.per_iteration)
+        generator = Randomness(seed=self.seed, iteration=epoch).generator("scenes")
+        order = torch.randperm(len(self.scenes), generator=generator).tolist()
+        start = place * self.per_iteration
+        return [self.scenes[row] for row in order[start : start + self.per_iteration]]

@@ -1,0 +1,41 @@
+"""Open the policy that a command line names: a run folder with what RL trained, or a policy folder."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from rlnsp import config, plugins
+from rlnsp.protocols import Policy
+from rlnsp.settings import ConfigError, RunConfig, Slot
+
+
+def is_run(where: str | Path) -> bool:
+    """Whether ``where`` is a folder that ``rlnsp train`` made."""
+    return (Path(where) / "config.yaml").is_file()
+
+
+def open_policy(slot: Slot, where: str | None = None) -> Policy:
+    """A policy with its weights.
+
+    Args:
+        slot: The plug-in and its settings; of a run folder, the run's own hold instead.
+        where: A run folder, whose adapter is loaded; a policy folder, which replaces ``slot.config['folder']``;
+            or None, for the policy as ``slot`` has it.
+
+    Raises:
+        ConfigError: There is no such folder, it lacks something, or the settings are wrong.
+    """
+    adapter = None
+    if where is not None and is_run(where):
+        adapter = Path(where) / "adapter"
+        if not adapter.is_dir():
+            raise ConfigError(f"{where}: this run has no adapter yet; let it reach its first save, or name another")
+        slot = config.load_typed(RunConfig, Path(where) / "config.yaml").policy
+    elif where is not None:
+        slot = replace(slot, config={**slot.config, "folder": str(where)})
+    settings = config.plugin_settings("policies", slot, "policy")
+    policy: Policy = plugins.find("policies", slot.use)(settings)
+    if adapter is not None:
+        policy.load_adapter(adapter)
+    return policy

@@ -1,0 +1,161 @@
+"""Credited transitions -> one optimiser step an update, however the batch is cut up."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+from torch.nn.utils import clip_grad_norm_, get_total_norm
+from torch.optim import AdamW
+
+from rlnsp.protocols import Algorithm, Policy, Stats
+from rlnsp.rollout import replay_guidance_scale, transition
+from rlnsp.settings import SamplerConfig, TrainerConfig
+from rlnsp.types import Batch, Scene
+
+
+class TrainingFailed(RuntimeError):
+    """Training does not do what it must; the message says what was seen and what to do."""
+
+
+def make_optimizer(policy: Policy, config: TrainerConfig) -> AdamW:
+    """AdamW over what the policy trains."""
+    parameters = [value for _, value in policy.named_trainable()]
+    if not parameters:
+        raise TrainingFailed("the policy has no parameter to train: give it an adapter whose targets match a layer")
+    return AdamW(
+        parameters, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, foreach=True
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimisation:
+    """What stays the same over a run's updates."""
+
+    policy: Policy
+    algorithm: Algorithm
+    optimizer: AdamW
+    sampler: SamplerConfig
+    config: TrainerConfig
+
+    def __call__(self, batch: Batch, scenes: Sequence[Scene], *, prove: bool = False) -> Stats:
+        """``updates_per_rollout`` optimiser steps on a batch; an empty batch's steps have gradient zero.
+
+        Args:
+            batch: all transitions of the iteration.
+            scenes: of the iteration, one for each row of the batch's condition.
+            prove: score the batch as it was sampled first, and raise unless the first ratio is exactly 1, a gradient
+                arrives and the step changes a weight.
+
+        Raises:
+            TrainingFailed: one of those; or the gradient is not finite.
+        """
+        parameters = dict(self.policy.named_trainable())
+        if prove or self.config.updates_per_rollout > 1:
+            batch = self._with_old_means(batch, scenes)
+        stats: Stats = {}
+        for update in range(self.config.updates_per_rollout):
+            proving = prove and not update
+            before = {name: value.detach().clone() for name, value in parameters.items()} if proving else {}
+            stats = self._accumulate(batch, scenes, parameters)
+            if proving:
+                _prove_ratio(stats)
+                _prove_gradient(parameters)
+            norm = float(clip_grad_norm_(parameters.values(), self.config.max_grad_norm))
+            if norm != norm or norm == float("inf"):
+                raise TrainingFailed(f"the gradient is not finite, {_first_not_finite(parameters)}; nothing was updated")
+            self.optimizer.step()
+            if proving and all(torch.equal(before[name], value) for name, value in parameters.items()):
+                raise TrainingFailed(
+                    f"the optimiser's step changed no weight: trainer.learning_rate {self.config.learning_rate:g} is "
+                    "too small for the weights' precision; raise it, or keep trained weights in fp32"
+                )
+            stats = {**stats, "grad_norm": norm}
+        return stats
+
+    def _accumulate(self, batch: Batch, scenes: Sequence[Scene], parameters: dict[str, Parameter]) -> Stats:
+        """Leave the whole batch's gradient in the parameters."""
+        for value in parameters.values():
+            value.grad = torch.zeros_like(value)
+        merge = _Merge()
+        for part in batch.split(self.config.micro_batch_size):
+            loss, stats = self.algorithm.loss(self.policy, present(self.policy, part, scenes))
+            (loss * (len(part) / batch.total)).backward()
+            merge.add({"loss": float(loss), **stats}, len(part))
+        return merge.result()
+
+    def _with_old_means(self, batch: Batch, scenes: Sequence[Scene]) -> Batch:
+        """Replay the batch in the very pieces that it is trained in: kernels round by shape."""
+        means = []
+        scale = replay_guidance_scale(self.sampler)
+        for part in batch.split(self.config.micro_batch_size):
+            part = present(self.policy, part, scenes)
+            condition = part.condition.take(part.scene)
+            # With gradient on, since some kernels are chosen by it; the graph is dropped at once.
+            mean, _ = transition(self.policy, part.x, part.sigma, part.sigma_next, condition, self.sampler, scale)
+            means.append(mean.detach())
+        return replace(batch, old_mean=torch.cat(means)) if means else batch
+
+
+def present(policy: Policy, part: Batch, scenes: Sequence[Scene]) -> Batch:
+    """The micro-batch with its conditions encoded anew, with gradient, where training changes what encodes them."""
+    if not policy.encodes_with_trained_parts():
+        return part
+    rows, scene = part.scene.unique(return_inverse=True)
+    own = [scenes[row] for row in rows.tolist()]
+    with torch.no_grad(), policy.reference():
+        reference = policy.encode(own)
+    return replace(part, scene=scene, condition=policy.encode(own), reference_condition=reference)
+
+
+class _Merge:
+    """Statistics of micro-batches as one: maxima of names that end in ``_max``, weighted means of the others."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = defaultdict(float)
+        self.counts: dict[str, int] = defaultdict(int)
+        self.maxima: dict[str, float] = {}
+
+    def add(self, stats: Stats, count: int) -> None:
+        for name, value in stats.items():
+            if name.endswith("_max"):
+                self.maxima[name] = max(value, self.maxima.get(name, value))
+            else:
+                self.sums[name] += value * count
+                self.counts[name] += count
+
+    def result(self) -> dict[str, float]:
+        return {name: total / self.counts[name] for name, total in self.sums.items()} | self.maxima
+
+
+def _prove_ratio(stats: Stats) -> None:
+    if stats.get("log_ratio_max"):
+        raise TrainingFailed(
+            f"before any update the ratio is not 1: max |log-ratio| is {stats['log_ratio_max']:.3g}, where the same "
+            "weights scored the same steps twice. Something in the policy is random or keeps state: "
+            "put it in eval mode, and turn off dropout, random kernels and caches that change"
+        )
+
+
+def _prove_gradient(parameters: dict[str, Parameter]) -> None:
+    if not any(bool(_grad(value).any()) for value in parameters.values()):
+        raise TrainingFailed(
+            "samples have advantages, yet no gradient reaches a trained weight: check that the policy's velocity "
+            "is not computed under no_grad, and that what named_trainable lists is what velocity uses"
+        )
+
+
+def _first_not_finite(parameters: dict[str, Parameter]) -> str:
+    found = [name for name, value in parameters.items() if not bool(_grad(value).isfinite().all())]
+    return f"first in {found[0]}" if found else f"norm {float(get_total_norm(_grads(parameters))):g}"
+
+
+def _grads(parameters: dict[str, Parameter]) -> list[Tensor]:
+    return [_grad(value) for value in parameters.values()]
+
+
+def _grad(parameter: Parameter) -> Tensor:
+    assert parameter.grad is not None
+    return parameter.grad

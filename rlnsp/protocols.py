@@ -1,0 +1,87 @@
+"""The three seams of rlnsp.  A plug-in is a final class with a nested frozen ``Config`` dataclass that fits one of them.
+
+A plug-in is built as ``Plugin(Plugin.Config(...))``; its settings are validated before any weight loads, so
+importing its module must be cheap.  ``rlnsp.testing`` holds a conformance test for each seam.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+    from torch.nn import Parameter
+
+    from rlnsp.types import Batch, Condition, Sample, Scene, Scores, Trajectory, Video
+
+Stats = Mapping[str, float]
+
+
+class Policy(Protocol):
+    """A video generator that denoises packed latents by a velocity."""
+
+    def encode(self, scenes: Sequence[Scene]) -> Condition:
+        """A row a scene; with gradient to whatever trainable part makes it."""
+        ...
+
+    def sigmas(self, num_steps: int) -> Tensor:
+        """(num_steps + 1,) fp32, the model's own schedule: from 1 (noise) down to 0 (data)."""
+        ...
+
+    def noise(self, n: int, generator: Generator) -> Tensor:
+        """(n, N, C) fp32, standard normal."""
+        ...
+
+    def velocity(self, x: Tensor, sigma: Tensor, condition: Condition, guidance_scale: float = 1.0) -> Tensor:
+        """(B, N, C) fp32, the model's noise - data at ``x`` (B, N, C), ``sigma`` (B,).
+
+        With ``guidance_scale`` w other than 1: v(null) + w (v(condition) - v(null)).
+        """
+        ...
+
+    def decode(self, x: Tensor, generator: Generator) -> Video:
+        """Clips of denoised latents (B, N, C)."""
+        ...
+
+    def reference(self) -> AbstractContextManager[None]:
+        """While open, ``velocity`` is that of the policy before RL (adapter off)."""
+        ...
+
+    def named_trainable(self) -> Iterator[tuple[str, Parameter]]:
+        """The parameters that RL trains, by name.  At least one."""
+        ...
+
+    def encodes_with_trained_parts(self) -> bool:
+        """True if training changes what ``encode`` returns; else conditions are cached."""
+        ...
+
+    def save_adapter(self, folder: Path) -> None:
+        """Write what RL trained, in peft's format, loadable by peft alone."""
+        ...
+
+    def load_adapter(self, folder: Path) -> None:
+        """Read what ``save_adapter`` wrote."""
+        ...
+
+
+class Reward(Protocol):
+    """A score for each sample, higher is better.  It sees whole groups, so it may compare."""
+
+    def __call__(self, samples: Sequence[Sample]) -> Sequence[float | None]:
+        """One number a sample, in order; None where the sample could not be scored."""
+        ...
+
+
+class Algorithm(Protocol):
+    """Turns scored trajectories into a loss.  Built as ``Algorithm(config, sampler)``, a SamplerConfig."""
+
+    def credit(self, trajectory: Trajectory, scores: Scores) -> tuple[Batch, Stats]:
+        """The transitions to train on, each with its advantage, and what to log of it."""
+        ...
+
+    def loss(self, policy: Policy, batch: Batch) -> tuple[Tensor, Stats]:
+        """The mean loss over the transitions of a micro-batch, and what to log of it."""
+        ...

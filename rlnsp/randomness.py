@@ -1,0 +1,27 @@
+"""Named random generators, all derived from one seed."""
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Randomness:
+    """Every stream of random numbers that one iteration of one process may draw from.
+
+    A stream depends on nothing but its name, so a resumed run draws what an uninterrupted one would have drawn.
+    """
+
+    seed: int
+    rank: int = 0
+    iteration: int = 0
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """A fresh CPU generator; the same for the same (seed, rank, iteration, purpose)."""
+        return torch.Generator().manual_seed(self.number(purpose))
+
+    def number(self, purpose: str) -> int:
+        """What seeds that generator: an integer below 2**63."""
+        key = f"rlnsp/{self.seed}/{self.rank}/{self.iteration}/{purpose}"
+        return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") >> 1

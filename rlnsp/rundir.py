@@ -1,0 +1,109 @@
+"""The folder that a run leaves: what was asked, where it ran, what happened, what came out."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from rlnsp.config import to_yaml
+from rlnsp.manifest import write_clip
+from rlnsp.settings import ConfigError, RunConfig
+from rlnsp.types import Sample
+
+PACKAGES = ("rlnsp", "torch", "transformers", "diffusers", "peft", "accelerate", "numpy", "av", "safetensors")
+
+
+class RunFolder:
+    """Writes a run's files, each whole or not at all; ``metrics.jsonl`` grows by whole lines."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.metrics = path / "metrics.jsonl"
+
+    def check_unused(self) -> None:
+        """Raise ConfigError if something is there already."""
+        if self.path.is_file() or (self.path.is_dir() and any(self.path.iterdir())):
+            raise ConfigError(
+                f"--output {self.path}: exists and is not empty; go on with it by --resume {self.path}, "
+                "or choose another folder"
+            )
+
+    def open(self, config: RunConfig, finished: int) -> None:
+        """Write what is known before the first iteration, and forget metrics from after ``finished`` of them."""
+        for name in ("samples", "checkpoints"):
+            (self.path / name).mkdir(parents=True, exist_ok=True)
+        self.write("config.yaml", to_yaml(config))
+        self.write("environment.json", json.dumps(environment(), indent=2) + "\n")
+        lines = self.metrics.read_text().splitlines() if self.metrics.exists() else []
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["iteration"] <= finished]
+        self.write("metrics.jsonl", "".join(line + "\n" for line in kept))
+
+    def log(self, metrics: Mapping[str, Any]) -> None:
+        """Append a line to ``metrics.jsonl``."""
+        with self.metrics.open("a") as file:
+            file.write(json.dumps(metrics) + "\n")
+
+    def write_samples(self, when: str, samples: Sequence[Sample]) -> None:
+        """Write ``samples/<scene>-<when>.mp4`` for each, and the preceding scenes beside them."""
+        for sample in samples:
+            name = "".join(c if c.isalnum() or c in "-_." else "_" for c in sample.scene.id)
+            write_clip(self.path / "samples" / f"{name}-{when}.mp4", sample.frames, sample.fps)
+        contexts = {sample.scene.id: sample.scene.context for sample in samples}
+        self.write("samples/scenes.json", json.dumps(contexts, indent=2, ensure_ascii=False) + "\n")
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write ``summary.json``."""
+        self.write("summary.json", json.dumps(summary, indent=2) + "\n")
+
+    def write(self, name: str, text: str) -> None:
+        """Write a text file aside, then rename it."""
+        path = self.path / name
+        aside = path.with_name(path.name + ".partial")
+        aside.write_text(text, encoding="utf-8")
+        aside.replace(path)
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine and git commit; nothing of the shell's environment, which may hold secrets."""
+    import torch
+
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "python": platform.python_version(),
+        "packages": found,
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "git": _git(),
+    }
+
+
+def _git() -> dict[str, Any] | None:
+    """The commit of the code that runs, and whether it was changed since; None outside a checkout."""
+    here = Path(__file__).parent
+
+    def ask(*command: str) -> str:
+        done = subprocess.run(["git", "-C", here, *command], capture_output=True, text=True, check=True, timeout=20)
+        return done.stdout.strip()
+
+    try:
+        if ask("ls-files", "__init__.py") == "":
+            return None  # installed inside some other project's checkout
+        return {"commit": ask("rev-parse", "HEAD"), "changed": bool(ask("status", "--porcelain", "-uno"))}
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,206 @@
+"""What a run may be told: frozen dataclasses, one a section of the YAML.  ``rlnsp.config`` reads them."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+class ConfigError(ValueError):
+    """The user's input is wrong.  One line: where, what was given, what is allowed, what to do."""
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise ``ConfigError(message)`` unless ``condition`` holds."""
+    if not condition:
+        raise ConfigError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slot:
+    """A plug-in and its settings."""
+
+    use: str
+    """An installed name, 'package.module:attribute', or 'path/to/file.py:attribute'."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """The plug-in's own settings, checked against its ``Config``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardSlot:
+    """A reward, its settings, and what the run makes of its scores."""
+
+    use: str
+    """As ``Slot.use``."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """As ``Slot.config``."""
+    weight: float = 1.0
+    """Multiplies the score.  0: logged, not optimised.  Negative: the opposite is optimised."""
+    on_failure: Literal["raise", "drop"] = "raise"
+    """Of a sample that could not be scored: stop, or leave it out of its group."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where scenes come from: 'world' (the embedded world, made on the fly) or the path of a JSON-lines manifest."""
+
+    train: str = "world"
+    heldout: str = "world"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowConfig:
+    """The steps that are stochastic and trained: ``start`` to ``start + size - 1``."""
+
+    start: int = 0
+    size: int = 3
+
+    def __post_init__(self) -> None:
+        require(self.start >= 0, f"sampler.window.start must be 0 or more; got {self.start}")
+        require(self.size >= 1, f"sampler.window.size must be at least 1, a step to train on; got {self.size}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerConfig:
+    """How rollouts denoise."""
+
+    num_steps: int = 8
+    rule: Literal["ode", "flow_sde", "dance_sde", "cps"] = "cps"
+    """The step rule inside the window; outside it, and in evaluation, steps are deterministic (ode)."""
+    noise_level: float = 0.7
+    """In the rule's own unit: the scale of the noise added a step.  0 is the ode."""
+    std_cap: float | None = None
+    """The largest standard deviation of a step."""
+    guidance_scale: float = 1.0
+    """Classifier-free guidance; 1 is none, and costs one model call a step instead of two."""
+    train_guidance_scale: float | None = None
+    """The guidance with which recorded steps are replayed; None: as sampled."""
+    same_noise: bool = True
+    """A group starts from one initial noise, so that its samples differ by the steps that are trained."""
+    window: WindowConfig = field(default_factory=WindowConfig)
+
+    def __post_init__(self) -> None:
+        steps, window = self.num_steps, self.window
+        require(steps >= 2, f"sampler.num_steps must be at least 2, one of them to train on; got {steps}")
+        require(self.noise_level >= 0, f"sampler.noise_level must be 0 or more; got {self.noise_level}")
+        require(
+            self.rule != "cps" or self.noise_level <= 1,
+            f"sampler.noise_level must be at most 1 with rule cps, where it is a sine's angle; got {self.noise_level}",
+        )
+        require(
+            self.std_cap is None or self.std_cap > 0,
+            f"sampler.std_cap must be positive, or null for none; got {self.std_cap}",
+        )
+        for name in ("guidance_scale", "train_guidance_scale"):
+            scale = getattr(self, name)
+            require(scale is None or scale >= 0, f"sampler.{name} must be 0 or more; got {scale}")
+        # The last step ends at sigma 0, where a density of positive width would mean a noisy picture.
+        end = window.start + window.size
+        last = steps if self.rule == "ode" else steps - 1
+        require(
+            end <= last,
+            f"sampler.window covers steps {window.start} to {end - 1}, but of {steps} steps (0 to {steps - 1}) the last "
+            f"that {self.rule} may train is {last - 1}: lower window.start or window.size, or raise num_steps",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerConfig:
+    """The loop and its optimiser (AdamW)."""
+
+    num_iterations: int = 100
+    scenes_per_iteration: int = 8
+    """Global: over all devices."""
+    group_size: int = 12
+    """Samples of one scene; the group is the baseline."""
+    learning_rate: float = 3e-4
+    weight_decay: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    max_grad_norm: float = 1.0
+    micro_batch_size: int = 96
+    """Transitions per device and backward pass; changes memory and speed, not the result."""
+    updates_per_rollout: int = 1
+    ema_decay: float | None = None
+    """Of the trained weights, per iteration; None: no average is kept."""
+    save_every: int = 50
+    """Iterations between checkpoints; 0: only the last."""
+    keep_last: int = 2
+    precision: Literal["fp32", "bf16"] = "fp32"
+    max_drop_share: float = 0.5
+    """The share of an iteration's samples that may go unscored before the run stops."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.group_size >= 2, f"trainer.group_size must be at least 2 to give a baseline; got {self.group_size}"
+        )
+        at_least_one = ("scenes_per_iteration", "micro_batch_size", "updates_per_rollout", "keep_last")
+        for name in at_least_one:
+            value = getattr(self, name)
+            require(value >= 1, f"trainer.{name} must be at least 1; got {value}")
+        for name in ("num_iterations", "save_every", "weight_decay"):
+            value = getattr(self, name)
+            require(value >= 0, f"trainer.{name} must be 0 or more; got {value}")
+        for name in ("learning_rate", "max_grad_norm"):
+            value = getattr(self, name)
+            require(value > 0, f"trainer.{name} must be positive; got {value}")
+        require(all(0 <= beta < 1 for beta in self.betas), f"trainer.betas must be in [0, 1); got {self.betas}")
+        require(
+            self.ema_decay is None or 0 < self.ema_decay < 1,
+            f"trainer.ema_decay must be between 0 and 1, or null for none; got {self.ema_decay}",
+        )
+        require(
+            0 <= self.max_drop_share < 1,
+            f"trainer.max_drop_share must be in [0, 1); got {self.max_drop_share}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """How the policy is measured on held-out scenes, with the deterministic sampler."""
+
+    every: int = 0
+    """Iterations between evaluations; 0: only before the first and after the last."""
+    num_scenes: int = 256
+    seed: int = 0
+    num_seeds: int = 1
+    """Each scene is generated once a seed: seed, seed + 1, ..."""
+    num_steps: int | None = None
+    """None: as ``sampler.num_steps``."""
+    guidance_scale: float | None = None
+    """None: as ``sampler.guidance_scale``."""
+    bootstrap: int = 2000
+    """Resamples of the confidence interval."""
+
+    def __post_init__(self) -> None:
+        require(self.every >= 0, f"evaluation.every must be 0 or more; got {self.every}")
+        for name in ("num_scenes", "num_seeds", "bootstrap"):
+            value = getattr(self, name)
+            require(value >= 1, f"evaluation.{name} must be at least 1; got {value}")
+        require(
+            self.num_steps is None or self.num_steps >= 1,
+            f"evaluation.num_steps must be at least 1, or null for the sampler's; got {self.num_steps}",
+        )
+        require(
+            self.guidance_scale is None or self.guidance_scale >= 0,
+            f"evaluation.guidance_scale must be 0 or more, or null for the sampler's; got {self.guidance_scale}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One run of stage 3."""
+
+    policy: Slot
+    rewards: dict[str, RewardSlot]
+    algorithm: Slot
+    seed: int = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def __post_init__(self) -> None:
+        require(self.seed >= 0, f"seed must be 0 or more; got {self.seed}")
+        require(
+            any(slot.weight for slot in self.rewards.values()),
+            "rewards must hold at least one of a weight other than 0, such as rewards.nsp_reward.use=nsp_reward; "
+            f"got {', '.join(self.rewards) or 'none'}",
+        )

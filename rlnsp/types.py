@@ -1,0 +1,160 @@
+"""The nouns that every part of rlnsp passes around.
+
+Shapes:
+    B  samples of one iteration (groups * group size)      G  groups: one per scene
+    S  trained denoising steps                             T  transitions in a (micro-)batch, at most B * S
+    N  latent tokens   C  latent channels                  L  condition tokens   D  condition width
+    F  frames   H, W  pixels
+
+Conventions: sigma is 1 at noise and 0 at data; x = (1 - sigma) data + sigma noise; velocity = noise - data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """One prompt: the preceding scene, and whatever the manifest says beside it."""
+
+    id: str
+    """Unique in its manifest; samples are grouped by it, never by text."""
+    context: str
+    """The preceding scene in words."""
+    context_clip: Path | None = None
+    """The preceding scene as a video file, where there is one."""
+    video: Path | None = None
+    """The true next scene, where there is one."""
+    caption: str | None = None
+    """What happens in ``video``, in words."""
+    fps: float | None = None
+    split: str = "train"
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """Every other column of the manifest's line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Video:
+    """Decoded clips on the CPU."""
+
+    frames: np.ndarray
+    """(B, F, H, W, 3) uint8."""
+    fps: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One generated next scene: what a reward sees."""
+
+    scene: Scene
+    frames: np.ndarray
+    """(F, H, W, 3) uint8."""
+    fps: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """What the denoiser attends to, one row a scene or a sample, with the row that stands for 'no condition'."""
+
+    embeds: Tensor
+    """(B, L, D)."""
+    mask: Tensor
+    """(B, L) bool; True where attended to."""
+    null_embeds: Tensor
+    """(1, L, D), of the empty context; used by classifier-free guidance."""
+    null_mask: Tensor
+    """(1, L) bool."""
+
+    def take(self, index: Tensor) -> Condition:
+        """The rows at ``index``, a long tensor; rows may repeat."""
+        return replace(self, embeds=self.embeds[index], mask=self.mask[index])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trajectory:
+    """Rollouts of whole groups, with the trained steps kept."""
+
+    samples: Sequence[Sample]
+    group: Tensor
+    """(B,) long; the number of each sample's group, 0 to G - 1."""
+    condition: Condition
+    """G rows: a scene is encoded once; ``condition.take(group)`` has a row a sample."""
+    latents: Tensor
+    """(B, N, C) fp32; the final, denoised latents."""
+    x: Tensor
+    """(B, S, N, C) fp32; before each trained step."""
+    x_next: Tensor
+    """(B, S, N, C) fp32; after it."""
+    mean: Tensor
+    """(B, S, N, C) fp32; the step's mean as the rollout computed it.  Only drift is measured against it."""
+    sigma: Tensor
+    """(S,) fp32."""
+    sigma_next: Tensor
+    """(S,) fp32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """What the rewards said of a trajectory's samples."""
+
+    raw: Mapping[str, Tensor]
+    """Per reward name, (B,) fp32; NaN where the reward could not score the sample."""
+    weights: Mapping[str, float]
+    """Per reward name; 0 means logged, not optimised."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def scored(self) -> Tensor:
+        """(B,) bool; True where every optimised reward gave a score."""
+        optimised = [values for name, values in self.raw.items() if self.weights[name]]
+        return ~sum(optimised[1:], optimised[0]).isnan()  # NaN survives a sum
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Credited transitions, flat over samples and trained steps: what a loss sees."""
+
+    x: Tensor
+    """(T, N, C) fp32."""
+    x_next: Tensor
+    """(T, N, C) fp32."""
+    rollout_mean: Tensor
+    """(T, N, C) fp32; see ``Trajectory.mean``."""
+    sigma: Tensor
+    """(T,)."""
+    sigma_next: Tensor
+    """(T,)."""
+    advantage: Tensor
+    """(T,)."""
+    condition: Condition
+    """G rows."""
+    scene: Tensor
+    """(T,) long; each transition's row of ``condition``."""
+    total: int
+    """Transitions that the loss is averaged over; more than ``len`` where those without effect are left out."""
+    reference_condition: Condition | None = None
+    """As ``condition``, by the policy before RL.  None: the same, since RL does not change what encodes."""
+    old_mean: Tensor | None = None
+    """(T, N, C) fp32; the old policy's mean, replayed at the training geometry.  None: the current one's."""
+
+    def __len__(self) -> int:
+        return len(self.sigma)
+
+    def take(self, index: Any) -> Batch:
+        """The transitions at ``index``, a slice or a long tensor."""
+        shared = {"condition", "reference_condition", "total"}
+        rows = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in shared}
+        return replace(self, **{name: None if value is None else value[index] for name, value in rows.items()})
+
+    def split(self, size: int) -> Iterator[Batch]:
+        """Consecutive parts of at most ``size`` transitions."""
+        for start in range(0, len(self), size):
+            yield self.take(slice(start, start + size))
