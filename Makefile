@@ -3,7 +3,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 # For instance PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu" for torch without CUDA.
 PIP_FLAGS ?=
-RUN ?= runs/demo
+# A run never overwrites another: the second demo gets the time into its folder's name.
+RUN ?= $(shell test -e runs/demo && date +runs/demo-%Y%m%d-%H%M%S || echo runs/demo)
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.rlnsp-installed
 CODE := rlnsp rewards policies pretrain benchmarks tests

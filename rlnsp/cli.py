@@ -10,10 +10,11 @@ import argparse
 import importlib
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol, cast
+from collections.abc import Sequence
+from typing import Protocol, cast
 
 from rlnsp import __version__, plugins
+from rlnsp.interruption import Interrupted, Interruption
 from rlnsp.settings import ConfigError
 
 OWN = {
@@ -22,7 +23,7 @@ OWN = {
     "eval": "measure policies on held-out scenes, side by side",
     "reward": "list the rewards that can be named",
 }
-"""rlnsp's own commands and what each does; the module ``rlnsp.commands.NAME`` has ``add_arguments`` and ``run``."""
+"""rlnsp's own commands and what each does; ``rlnsp.commands.NAME`` has its ``add_arguments`` and ``run``."""
 
 
 class Command(Protocol):
@@ -52,7 +53,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv[0] == "--version":
         print(f"rlnsp {__version__}")
         return 0
-    received: list[int] = []
     try:
         description, command = _find(argv[0])
         parser = argparse.ArgumentParser(
@@ -62,28 +62,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             allow_abbrev=False,
         )
         command.add_arguments(parser)
-        return _terminable(lambda: command.run(parser.parse_intermixed_args(argv[1:])), received)
+        args = parser.parse_intermixed_args(argv[1:])
+        with Interruption():
+            return command.run(args)
     except ConfigError as error:
         print(f"rlnsp: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except Interrupted as interrupted:
+        return interrupted.exit_code
     except KeyboardInterrupt:
-        return 128 + (received or [signal.SIGINT])[0]
-
-
-def _terminable(run: Callable[[], int], received: list[int]) -> int:
-    """``run()``, with SIGTERM (a scheduler's farewell) handled as Ctrl-C is: work is saved on the way out."""
-
-    def interrupt(number: int, _: Any) -> None:
-        received.append(number)
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        code = run()
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-    # Whoever saved its work and returned 130 need not know which signal it was.
-    return 128 + received[0] if received and code == 128 + signal.SIGINT else code
+        return 128 + signal.SIGINT
 
 
 def _find(name: str) -> tuple[str, Command]:

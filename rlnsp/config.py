@@ -1,6 +1,7 @@
 """One run = one YAML file + ``a.b=c`` overrides -> frozen dataclasses.  Only this file knows OmegaConf.
 
-YAML holds data only: no interpolation, no inheritance, no callables.  Everything is checked before a weight is read.
+YAML holds data only: no interpolation, no inheritance, no callables.  All of it is checked before a weight is
+read.
 """
 
 from __future__ import annotations
@@ -48,14 +49,16 @@ __all__ = [
 Schema = TypeVar("Schema")
 
 
-def load(name_or_path: str | Path = "world", overrides: Sequence[str] = (), rewards: Sequence[str] = ()) -> RunConfig:
+def load(
+    name_or_path: str | Path = "world", overrides: Sequence[str] = (), rewards: Sequence[str] = ()
+) -> RunConfig:
     """Read, override and check a run, down to every plug-in's settings.  Loads no weights.
 
     Args:
         name_or_path: A shipped name such as 'world', or a file.
         overrides: 'a.b=c' each; they win over ``rewards``, which win over the file.
-        rewards: 'NAME', 'NAME=WEIGHT', 'file.py:NAME' or 'file.py:NAME=WEIGHT' each.  Given any, they replace the
-            file's rewards; one that the file has under that name keeps its settings there.
+        rewards: 'NAME', 'NAME=WEIGHT', 'file.py:NAME' or 'file.py:NAME=WEIGHT' each.  Given any, they replace
+            the file's rewards; one that the file has under that name keeps its settings there.
 
     Returns:
         The run with every plug-in's defaults filled in, and files of code as absolute paths.
@@ -79,7 +82,7 @@ def load(name_or_path: str | Path = "world", overrides: Sequence[str] = (), rewa
 def load_typed(
     schema: type[Schema], name_or_path: str | Path, overrides: Sequence[str] = (), folder: str = ""
 ) -> Schema:
-    """A YAML of another shape than a run's, such as a stage of pre-training, as ``schema``, a frozen dataclass.
+    """A YAML of another shape than a run's, such as a stage of pre-training, as a checked ``schema``.
 
     Args:
         schema: A dataclass; ``__post_init__`` may refuse values with ``ConfigError``.
@@ -92,7 +95,7 @@ def load_typed(
 
 
 def plugin_settings(kind: str, slot: Slot | RewardSlot, where: str) -> Any:
-    """The plug-in's own ``Config``, from the slot's free-form mapping; None for a plug-in that has no settings.
+    """The plug-in's own ``Config``, from the slot's free-form mapping; None if it has no settings.
 
     Args:
         kind: 'rewards', 'policies' or 'algorithms'.
@@ -106,7 +109,9 @@ def plugin_settings(kind: str, slot: Slot | RewardSlot, where: str) -> Any:
     schema = getattr(plugin, "Config", None)
     if schema is None:
         if slot.config:
-            raise ConfigError(f"{where}.config: {slot.use} has no settings; got {', '.join(slot.config)}; remove them")
+            raise ConfigError(
+                f"{where}.config: {slot.use} has no settings; got {', '.join(slot.config)}; remove them"
+            )
         return None
     return _typed(schema, slot.config, (), source=f"{where}.config")
 
@@ -140,7 +145,9 @@ def find_config(name_or_path: str | Path, folder: str = "") -> Path:
         return names[path.name]
     hint = plugins.nearest(path.name, names)
     known = ", ".join(names) or "none"
-    raise ConfigError(f"--config {path}: no shipped config of that name{hint}; shipped: {known}; a file ends in .yaml")
+    raise ConfigError(
+        f"--config {path}: no shipped config of that name{hint}; shipped: {known}; a file ends in .yaml"
+    )
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -165,7 +172,9 @@ def _typed(schema: type[Schema], raw: Mapping[str, Any], overrides: Sequence[str
     for override in overrides:
         key, equals, _ = override.partition("=")
         if not (equals and all(key.split("."))):
-            raise ConfigError(f"{override!r} is not an override; write key.key=value, such as trainer.group_size=8")
+            raise ConfigError(
+                f"{override!r} is not an override; write key.key=value, such as trainer.group_size=8"
+            )
         try:
             layer = OmegaConf.from_dotlist([override])
             _refuse_interpolation(OmegaConf.to_container(layer, resolve=False), repr(override))
@@ -176,7 +185,9 @@ def _typed(schema: type[Schema], raw: Mapping[str, Any], overrides: Sequence[str
             raise ConfigError(f"{override!r}: the value is not valid YAML; quote it") from error
     missing = sorted(OmegaConf.missing_keys(merged))
     if missing:
-        raise ConfigError(f"{source}: missing: {', '.join(missing)}; set it in the file or as {missing[0]}=VALUE")
+        raise ConfigError(
+            f"{source}: missing: {', '.join(missing)}; set it in the file or as {missing[0]}=VALUE"
+        )
     if overrides:
         source = f"{source} with {' '.join(overrides)}"
     try:
@@ -196,7 +207,8 @@ def _explain(error: OmegaConfBaseException) -> str:
     key, first = error.full_key, str(error).splitlines()[0]
     if isinstance(error, ConfigKeyError) and dataclasses.is_dataclass(error.object_type):
         allowed = [field.name for field in dataclasses.fields(error.object_type)]
-        return f"unknown key {key!r}{plugins.nearest(str(error.key), allowed)}; allowed here: {', '.join(allowed)}"
+        hint = plugins.nearest(str(error.key), allowed)
+        return f"unknown key {key!r}{hint}; allowed here: {', '.join(allowed)}"
     if "is not a subclass of" in first:
         return f"a value stands where a section belongs; write its keys one by one ({first})"
     return f"{key}: {first}" if key else first
@@ -205,7 +217,9 @@ def _explain(error: OmegaConfBaseException) -> str:
 def _refuse_interpolation(node: Any, source: str) -> None:
     """Configs hold data: '${...}' could read the environment, and would not survive into the run's record."""
     if isinstance(node, str) and "${" in node:
-        raise ConfigError(f"{source}: {node!r} is an interpolation, which configs may not hold; write the value itself")
+        raise ConfigError(
+            f"{source}: {node!r} is an interpolation, which configs may not hold; write the value itself"
+        )
     if isinstance(node, Mapping):
         for value in node.values():
             _refuse_interpolation(value, source)
@@ -223,9 +237,11 @@ def _chosen_rewards(flags: Iterable[str], known: Any) -> dict[str, Any]:
         if not name:
             raise ConfigError(f"--reward {flag}: names no reward; write NAME, NAME=WEIGHT or file.py:NAME")
         if name in chosen:
-            raise ConfigError(f"--reward {flag}: {name!r} is given twice; give two rewards of one name in a YAML")
+            raise ConfigError(
+                f"--reward {flag}: {name!r} is given twice; give two rewards of one name in a YAML"
+            )
         keeps = name == use and isinstance(known, Mapping) and isinstance(known.get(name), Mapping)
-        slot = dict(known[name]) if keeps else {"use": use}
+        slot: dict[str, Any] = dict(known[name]) if keeps else {"use": use}
         if equals:
             try:
                 slot["weight"] = float(weight)

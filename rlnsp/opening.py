@@ -20,7 +20,7 @@ def open_policy(slot: Slot, where: str | None = None) -> Policy:
 
     Args:
         slot: The plug-in and its settings; of a run folder, the run's own hold instead.
-        where: A run folder, whose adapter is loaded; a policy folder, which replaces ``slot.config['folder']``;
+        where: A run folder, whose adapter is loaded; a policy folder, which replaces the slot's ``folder``;
             or None, for the policy as ``slot`` has it.
 
     Raises:
@@ -30,7 +30,9 @@ def open_policy(slot: Slot, where: str | None = None) -> Policy:
     if where is not None and is_run(where):
         adapter = Path(where) / "adapter"
         if not adapter.is_dir():
-            raise ConfigError(f"{where}: this run has no adapter yet; let it reach its first save, or name another")
+            raise ConfigError(
+                f"{where}: this run has no adapter yet; let it reach its first save, or name another"
+            )
         slot = config.load_typed(RunConfig, Path(where) / "config.yaml").policy
     elif where is not None:
         slot = replace(slot, config={**slot.config, "folder": str(where)})

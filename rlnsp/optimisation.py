@@ -12,7 +12,7 @@ from torch.optim import AdamW
 
 from rlnsp.protocols import Algorithm, Policy, Stats
 from rlnsp.rollout import replay_guidance_scale, transition
-from rlnsp.settings import SamplerConfig, TrainerConfig
+from rlnsp.settings import SamplerConfig, TrainerConfig, require
 from rlnsp.types import Batch, Scene
 
 
@@ -23,8 +23,7 @@ class TrainingFailed(RuntimeError):
 def make_optimizer(policy: Policy, config: TrainerConfig) -> AdamW:
     """AdamW over what the policy trains."""
     parameters = [value for _, value in policy.named_trainable()]
-    if not parameters:
-        raise TrainingFailed("the policy has no parameter to train: give it an adapter whose targets match a layer")
+    require(bool(parameters), "policy: has no parameter to train; give it an adapter whose targets match a layer")
     return AdamW(
         parameters, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, foreach=True
     )
@@ -83,7 +82,7 @@ class Optimisation:
         for part in batch.split(self.config.micro_batch_size):
             loss, stats = self.algorithm.loss(self.policy, present(self.policy, part, scenes))
             (loss * (len(part) / batch.total)).backward()
-            merge.add({"loss": float(loss), **stats}, len(part))
+            merge.add({"loss": float(loss.detach()), **stats}, len(part))
         return merge.result()
 
     def _with_old_means(self, batch: Batch, scenes: Sequence[Scene]) -> Batch:

@@ -1,4 +1,4 @@
-"""Find plug-ins: an installed entry point by name, any 'package.module:attribute', or 'path/to/file.py:attribute'."""
+"""Find plug-ins: an installed entry point, any 'package.module:attribute', or 'path/to/file.py:attribute'."""
 
 import difflib
 import importlib
@@ -43,7 +43,9 @@ def find(kind: str, use: str) -> Any:
     if use.endswith(".py"):
         raise UnknownPlugin(f"{use!r} names a file but nothing in it; write {use}:NAME")
     known = ", ".join(points) or "none"
-    raise UnknownPlugin(f"there is no {use!r} among the installed {kind}{nearest(use, points)}; installed: {known}")
+    raise UnknownPlugin(
+        f"there is no {use!r} among the installed {kind}{nearest(use, points)}; installed: {known}"
+    )
 
 
 def absolute(use: str) -> str:
@@ -64,7 +66,9 @@ def _import(name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise  # the module is there; something it imports is not
-        raise UnknownPlugin(f"there is no module {name!r}; install its package, or name a file: path/to/file.py:NAME") from error
+        raise UnknownPlugin(
+            f"there is no module {name!r}; install its package, or name a file: path/to/file.py:NAME"
+        ) from error
 
 
 def _load_file(path: Path) -> Any:
@@ -75,7 +79,8 @@ def _load_file(path: Path) -> Any:
     name = f"rlnsp_file_{path.stem}_{zlib.crc32(bytes(path)):08x}"
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, path)
-        assert spec and spec.loader, path
+        assert spec is not None
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module  # before it runs: dataclasses look their own module up
         try:

@@ -3,9 +3,10 @@
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -46,9 +47,10 @@ class RunFolder:
         self.write("metrics.jsonl", "".join(line + "\n" for line in kept))
 
     def log(self, metrics: Mapping[str, Any]) -> None:
-        """Append a line to ``metrics.jsonl``."""
+        """Append a line to ``metrics.jsonl``; what is not a number is null."""
+        known = {name: None if value != value else value for name, value in metrics.items()}
         with self.metrics.open("a") as file:
-            file.write(json.dumps(metrics) + "\n")
+            file.write(json.dumps(known) + "\n")
 
     def write_samples(self, when: str, samples: Sequence[Sample]) -> None:
         """Write ``samples/<scene>-<when>.mp4`` for each, and the preceding scenes beside them."""
@@ -68,6 +70,14 @@ class RunFolder:
         aside = path.with_name(path.name + ".partial")
         aside.write_text(text, encoding="utf-8")
         aside.replace(path)
+
+    def write_folder(self, name: str, fill: Callable[[Path], None]) -> None:
+        """Fill a folder aside, then put it in the place of what was there."""
+        path, aside = self.path / name, self.path / f"{name}.partial"
+        shutil.rmtree(aside, ignore_errors=True)
+        fill(aside)
+        shutil.rmtree(path, ignore_errors=True)
+        aside.rename(path)
 
 
 def environment() -> dict[str, Any]:

@@ -40,7 +40,7 @@ class RewardSlot:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Where scenes come from: 'world' (the embedded world, made on the fly) or the path of a JSON-lines manifest."""
+    """Where scenes come from: 'world' (the embedded world, made on the fly) or a manifest's path."""
 
     train: str = "world"
     heldout: str = "world"
@@ -55,7 +55,9 @@ class WindowConfig:
 
     def __post_init__(self) -> None:
         require(self.start >= 0, f"sampler.window.start must be 0 or more; got {self.start}")
-        require(self.size >= 1, f"sampler.window.size must be at least 1, a step to train on; got {self.size}")
+        require(
+            self.size >= 1, f"sampler.window.size must be at least 1, a step to train on; got {self.size}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +85,7 @@ class SamplerConfig:
         require(self.noise_level >= 0, f"sampler.noise_level must be 0 or more; got {self.noise_level}")
         require(
             self.rule != "cps" or self.noise_level <= 1,
-            f"sampler.noise_level must be at most 1 with rule cps, where it is a sine's angle; got {self.noise_level}",
+            f"sampler.noise_level must be at most 1 with rule cps (1 is all noise); got {self.noise_level}",
         )
         require(
             self.std_cap is None or self.std_cap > 0,
@@ -97,8 +99,9 @@ class SamplerConfig:
         last = steps if self.rule == "ode" else steps - 1
         require(
             end <= last,
-            f"sampler.window covers steps {window.start} to {end - 1}, but of {steps} steps (0 to {steps - 1}) the last "
-            f"that {self.rule} may train is {last - 1}: lower window.start or window.size, or raise num_steps",
+            f"sampler.window covers steps {window.start} to {end - 1}, but of {steps} steps "
+            f"(0 to {steps - 1}) the last that {self.rule} may train is {last - 1}: "
+            "lower window.start or window.size, or raise num_steps",
         )
 
 
@@ -129,7 +132,8 @@ class TrainerConfig:
 
     def __post_init__(self) -> None:
         require(
-            self.group_size >= 2, f"trainer.group_size must be at least 2 to give a baseline; got {self.group_size}"
+            self.group_size >= 2,
+            f"trainer.group_size must be at least 2 to give a baseline; got {self.group_size}",
         )
         at_least_one = ("scenes_per_iteration", "micro_batch_size", "updates_per_rollout", "keep_last")
         for name in at_least_one:
@@ -141,7 +145,9 @@ class TrainerConfig:
         for name in ("learning_rate", "max_grad_norm"):
             value = getattr(self, name)
             require(value > 0, f"trainer.{name} must be positive; got {value}")
-        require(all(0 <= beta < 1 for beta in self.betas), f"trainer.betas must be in [0, 1); got {self.betas}")
+        require(
+            all(0 <= beta < 1 for beta in self.betas), f"trainer.betas must be in [0, 1); got {self.betas}"
+        )
         require(
             self.ema_decay is None or 0 < self.ema_decay < 1,
             f"trainer.ema_decay must be between 0 and 1, or null for none; got {self.ema_decay}",
@@ -180,7 +186,7 @@ class EvaluationConfig:
         )
         require(
             self.guidance_scale is None or self.guidance_scale >= 0,
-            f"evaluation.guidance_scale must be 0 or more, or null for the sampler's; got {self.guidance_scale}",
+            f"evaluation.guidance_scale must be 0 or more, or null; got {self.guidance_scale}",
         )
 
 
@@ -201,6 +207,6 @@ class RunConfig:
         require(self.seed >= 0, f"seed must be 0 or more; got {self.seed}")
         require(
             any(slot.weight for slot in self.rewards.values()),
-            "rewards must hold at least one of a weight other than 0, such as rewards.nsp_reward.use=nsp_reward; "
-            f"got {', '.join(self.rewards) or 'none'}",
+            "rewards must hold at least one of a weight other than 0, such as "
+            f"rewards.nsp_reward.use=nsp_reward; got {', '.join(self.rewards) or 'none'}",
         )

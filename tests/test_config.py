@@ -13,7 +13,9 @@ def run_file(tmp_path, plugin_file, extra=""):
     path.write_text(
         f"policy: {{use: '{plugin_file}:Mine'}}\n"
         f"algorithm: {{use: '{plugin_file}:Mine'}}\n"
-        f"rewards: {{mine: {{use: '{plugin_file}:Mine'}}, motion: {{use: '{plugin_file}:plain', weight: 0.2}}}}\n" + extra
+        "rewards:\n"
+        f"  mine: {{use: '{plugin_file}:Mine'}}\n"
+        f"  motion: {{use: '{plugin_file}:plain', weight: 0.2}}\n" + extra
     )
     return path
 
@@ -30,7 +32,10 @@ def path(tmp_path, plugin_file):
         ("trainer.groupsize=3", "unknown key 'trainer.groupsize'; did you mean 'group_size'?"),
         ("rewards.mine.wieght=2", "unknown key 'rewards.mine.wieght'; did you mean 'weight'?"),
         ("trainer.group_size=1", "trainer.group_size must be at least 2 to give a baseline; got 1"),
-        ("trainer.group_size=many", "trainer.group_size: Value 'many' of type 'str' could not be converted to Integer"),
+        (
+            "trainer.group_size=many",
+            "trainer.group_size: Value 'many' of type 'str' could not be converted to Integer",
+        ),
         ("trainer.group_size=1.5", "trainer.group_size: Value '1.5' of type 'float'"),
         ("trainer=3", "a value stands where a section belongs"),
         ("trainer.micro_batch_size=0", "trainer.micro_batch_size must be at least 1; got 0"),
@@ -38,7 +43,10 @@ def path(tmp_path, plugin_file):
         ("trainer.betas=[0.9,1]", "trainer.betas must be in [0, 1); got (0.9, 1.0)"),
         ("trainer.ema_decay=1", "trainer.ema_decay must be between 0 and 1"),
         ("trainer.max_drop_share=1", "trainer.max_drop_share must be in [0, 1)"),
-        ("sampler.rule=sde", "sampler.rule: Invalid value 'sde', expected one of ['ode', 'flow_sde', 'dance_sde', 'cps']"),
+        (
+            "sampler.rule=sde",
+            "sampler.rule: Invalid value 'sde', expected one of ['ode', 'flow_sde', 'dance_sde', 'cps']",
+        ),
         ("sampler.num_steps=1", "sampler.num_steps must be at least 2"),
         ("sampler.noise_level=1.1", "sampler.noise_level must be at most 1 with rule cps"),
         ("sampler.noise_level=-0.1", "sampler.noise_level must be 0 or more; got -0.1"),
@@ -47,21 +55,36 @@ def path(tmp_path, plugin_file):
         ("sampler.train_guidance_scale=-1", "sampler.train_guidance_scale must be 0 or more; got -1"),
         ("sampler.window.start=-1", "sampler.window.start must be 0 or more; got -1"),
         ("sampler.window.size=0", "sampler.window.size must be at least 1"),
-        ("sampler.window.start=5", "covers steps 5 to 7, but of 8 steps (0 to 7) the last that cps may train is 6"),
-        ("sampler.num_steps=3", "covers steps 0 to 2, but of 3 steps (0 to 2) the last that cps may train is 1"),
+        (
+            "sampler.window.start=5",
+            "covers steps 5 to 7, but of 8 steps (0 to 7) the last that cps may train is 6",
+        ),
+        (
+            "sampler.num_steps=3",
+            "covers steps 0 to 2, but of 3 steps (0 to 2) the last that cps may train is 1",
+        ),
         ("evaluation.every=-1", "evaluation.every must be 0 or more; got -1"),
         ("evaluation.num_scenes=0", "evaluation.num_scenes must be at least 1; got 0"),
         ("evaluation.num_steps=0", "evaluation.num_steps must be at least 1"),
         ("evaluation.guidance_scale=-2", "evaluation.guidance_scale must be 0 or more"),
         ("seed=-1", "seed must be 0 or more; got -1"),
         ("rewards.mine.use=absent", "rewards.mine.use: there is no 'absent' among the installed rewards"),
-        ("policy.use=unifeid", "policy.use: there is no 'unifeid' among the installed policies; did you mean 'unified'?"),
-        ("algorithm.use=gpro", "algorithm.use: there is no 'gpro' among the installed algorithms; did you mean 'grpo'?"),
+        (
+            "policy.use=unifeid",
+            "policy.use: there is no 'unifeid' among the installed policies; did you mean 'unified'?",
+        ),
+        (
+            "algorithm.use=gpro",
+            "algorithm.use: there is no 'gpro' among the installed algorithms; did you mean 'grpo'?",
+        ),
         ("rewards.mine.config.targte=0", "rewards.mine.config: unknown key 'targte'; did you mean 'target'?"),
         ("rewards.mine.config.target=5", "rewards.mine.config: target must be in [0, 1]; got 5"),
         ("rewards.mine.config.target=abc", "rewards.mine.config: target: Value 'abc' of type 'str'"),
         ("rewards.motion.config.speed=2", "plain has no settings; got speed; remove them"),
-        ("rewards.third.weight=1", "missing: rewards.third.use; set it in the file or as rewards.third.use=VALUE"),
+        (
+            "rewards.third.weight=1",
+            "missing: rewards.third.use; set it in the file or as rewards.third.use=VALUE",
+        ),
         ("rewards.mine.on_failure=zero", "expected one of ['raise', 'drop']"),
         ("seed", "'seed' is not an override; write key.key=value"),
         ("=3", "'=3' is not an override"),
@@ -92,7 +115,10 @@ def test_the_window_may_end_one_before_the_last_step(path):
         ("seed: [1\n", "not valid YAML"),
         ("seed: 1\nseed: 2\n", "not valid YAML: .*found duplicate key"),
         ("seed: 1\n", "missing: .*policy"),
-        ("policy: {use: x}\nalgorithm: {use: x}\nrewards: {}\n", "rewards must hold at least one .*; got none"),
+        (
+            "policy: {use: x}\nalgorithm: {use: x}\nrewards: {}\n",
+            "rewards must hold at least one .*; got none",
+        ),
     ],
 )
 def test_a_bad_file_is_named(text, message, tmp_path):
@@ -124,7 +150,9 @@ def test_a_plugins_defaults_are_filled_in(path):
 
 
 def test_a_resolved_config_reads_back_as_itself(tmp_path, path):
-    run = config.load(path, ["rewards.mine.config.target=0.25", "trainer.ema_decay=0.9", "sampler.std_cap=1e-3"])
+    run = config.load(
+        path, ["rewards.mine.config.target=0.25", "trainer.ema_decay=0.9", "sampler.std_cap=1e-3"]
+    )
     (tmp_path / "again.yaml").write_text(config.to_yaml(run))
     assert config.load(tmp_path / "again.yaml") == run
 

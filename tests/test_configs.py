@@ -5,7 +5,9 @@ import pytest
 from rlnsp import config
 
 ROOT = Path(__file__).parents[1] / "configs"
-RUNS = sorted(ROOT.glob("*.yaml"))  # of stage 3; those in folders have schemas of their own, tested beside those
+RUNS = sorted(
+    ROOT.glob("*.yaml")
+)  # of stage 3; those in folders have schemas of their own, tested beside those
 
 
 def test_there_are_configs():

@@ -6,6 +6,7 @@ Shapes: B rows, L tokens of the longest row, Q queries, W hidden size, F frames 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from transformers import PreTrainedTokenizerBase, Qwen2_5_VLForConditionalGenera
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from policies.unified.settings import Limits
+from rlnsp.settings import ConfigError
 
 NEXT_SCENE = "Please generate a video showing what happens after this scene: {}"
 """The paper's template, word for word."""
@@ -41,29 +43,30 @@ class Comprehension(nn.Module):
     @property
     def width(self) -> int:
         """The hidden size."""
-        return self.model.config.text_config.hidden_size
+        text: Any = self.model.config.text_config
+        return text.hidden_size
 
     def prompt(self, text: str, num_image_tokens: Sequence[int] = ()) -> str:
-        """What the tokenizer reads: frames, then ``text``, as a user's turn if the tokenizer has a chat template.
+        """What the tokenizer reads: frames, then ``text``, a user's turn if it has a chat template.
 
         The prompt ends where the assistant's answer begins, and there the queries follow.
         """
         token = self.tokenizer.convert_ids_to_tokens
         config = self.model.config
-        images = "".join(
-            f"{token(config.vision_start_token_id)}{token(config.image_token_id) * n}{token(config.vision_end_token_id)}"
-            for n in num_image_tokens
-        )
+        start, end = token(config.vision_start_token_id), token(config.vision_end_token_id)
+        images = "".join(f"{start}{token(config.image_token_id) * n}{end}" for n in num_image_tokens)
         if not self.tokenizer.chat_template:
             return images + text
         turn = [{"role": "user", "content": images + text}]
         return str(self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
 
-    def forward(self, texts: Sequence[str], queries: Tensor, clips: Sequence[np.ndarray | None] | None = None) -> Tensor:
+    def forward(
+        self, texts: Sequence[str], queries: Tensor, clips: Sequence[np.ndarray | None] | None = None
+    ) -> Tensor:
         """Last hidden states at the queries, (B, Q, W), with gradient to ``queries`` (Q, W) alone.
 
-        The queries are new input embeddings directly after each row's own text (MetaQuery, arXiv 2504.06256): rows
-        are padded on the left, and a padded position has no place in attention or in the rotary positions.
+        The queries are new input embeddings directly after each row's own text (MetaQuery, arXiv 2504.06256):
+        rows are padded on the left, and padding has no part in attention or in the rotary positions.
 
         Args:
             texts: one a row, template already applied.
@@ -71,14 +74,14 @@ class Comprehension(nn.Module):
             clips: (F, H, W, 3) uint8 a row, or None; read as images before the text.
 
         Raises:
-            ValueError: a row with its queries is longer than ``limits.max_length``.
+            ConfigError: a row with its queries is longer than ``limits.max_length``.
         """
         clips = clips or [None] * len(texts)
         pixels, grids, rows = [], [], []
         for text, clip in zip(texts, clips, strict=True):
             counts: list[int] = []
             if clip is not None:
-                images = self._images(clip)
+                images = self.images(clip)
                 pixels.append(images["pixel_values"])
                 grids.append(images["image_grid_thw"])
                 counts = (images["image_grid_thw"].prod(-1) // self.image_processor.merge_size**2).tolist()
@@ -86,8 +89,9 @@ class Comprehension(nn.Module):
 
         device = queries.device
         longest = max(map(len, rows))
-        pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
-        # The queries stand in the ids as padding that is attended to: only their count and place matter there.
+        pad: Any = self.tokenizer.pad_token_id
+        pad = self.tokenizer.eos_token_id if pad is None else pad
+        # The queries stand in the ids as padding that is attended to: only count and place matter there.
         ids = torch.full((len(rows), longest + len(queries)), pad, dtype=torch.long)
         mask = torch.zeros_like(ids)
         for i, row in enumerate(rows):
@@ -95,7 +99,7 @@ class Comprehension(nn.Module):
             mask[i, longest - len(row) :] = 1
         ids, mask = ids.to(device), mask.to(device)
 
-        qwen = self.model.model
+        qwen: Any = self.model.model
         is_image = ids == self.model.config.image_token_id
         is_image[:, longest:] = False
         grid = torch.cat(grids).to(device) if grids else None
@@ -110,10 +114,14 @@ class Comprehension(nn.Module):
         ).last_hidden_state
         return out[:, longest:]
 
-    def _images(self, clip: np.ndarray) -> dict[str, Tensor]:
+    def images(self, clip: np.ndarray) -> dict[str, Tensor]:
+        """What the vision tower takes of a clip (F, H, W, 3) uint8: some of its frames, as images."""
         index = np.linspace(0, len(clip) - 1, min(len(clip), self.limits.clip_frames)).round().astype(int)
-        smallest = self.image_processor.size["shortest_edge"]
-        size = {"shortest_edge": smallest, "longest_edge": max(smallest, self.limits.clip_max_pixels)}
+        smallest, largest = (self.image_processor.size[edge] for edge in ("shortest_edge", "longest_edge"))
+        size = {
+            "shortest_edge": smallest,
+            "longest_edge": max(smallest, min(largest, self.limits.clip_max_pixels)),
+        }
         frames = [Image.fromarray(clip[i]) for i in index]
         return dict(self.image_processor(images=frames, size=size, return_tensors="pt"))
 
@@ -121,9 +129,11 @@ class Comprehension(nn.Module):
         ids = self.tokenizer(self.prompt(text, num_image_tokens), add_special_tokens=False)["input_ids"]
         ids = [int(i) for i in ids]  # pyright: ignore[reportGeneralTypeIssues]
         if ids.count(self.model.config.image_token_id) != sum(num_image_tokens):
-            raise ValueError(f"context {text[:60]!r}: it holds the image token itself; take it out of the text.")
+            raise ConfigError(
+                f"context {text[:60]!r}: it holds the image token itself; take it out of the text."
+            )
         if len(ids) + num_queries > self.limits.max_length:
-            raise ValueError(
+            raise ConfigError(
                 f"context {text[:60]!r}: {len(ids)} tokens and {num_queries} queries are more than the "
                 f"{self.limits.max_length} of limits.max_length. Shorten it, or lower limits.clip_frames or "
                 "limits.clip_max_pixels."

@@ -15,10 +15,11 @@ SCALE = 0.01
 
 
 class Connector(ModelMixin, ConfigMixin):
-    """Linear -> SiLU -> Linear -> RMSNorm -> learnable scale, with the queries that feed it (arXiv 2512.13015).
+    """Linear -> SiLU -> Linear -> RMSNorm -> learnable scale, and the queries (arXiv 2512.13015).
 
-    Qwen's hidden states vary orders of magnitude more than the text encoder LTX was trained with.  RMSNorm's weight
-    starts at sqrt(5.5) and the scale at 0.01, so that at the start every output has root mean square 0.0235.
+    Qwen's hidden states vary orders of magnitude more than those of the text encoder LTX was trained with.
+    RMSNorm's weight starts at sqrt(5.5) and the scale at 0.01, so that every output starts at root mean
+    square 0.0235.
     """
 
     @register_to_config
@@ -39,7 +40,9 @@ class Connector(ModelMixin, ConfigMixin):
         return self.norm(self.proj_out(self.act(self.proj_in(x))).float()) * self.scale
 
 
-def new_connector(*, num_queries: int, width: int, out: int, hidden: int | None = None, seed: int = 0) -> Connector:
+def new_connector(
+    *, num_queries: int, width: int, out: int, hidden: int | None = None, seed: int = 0
+) -> Connector:
     """A connector with fresh weights, the same for the same seed; torch's global generator is left as it was.
 
     Args:

@@ -29,7 +29,11 @@ def policy_folder(name: str) -> Path:
     folder = Path(policies.__file__ or "").parent / "world" if shipped else Path(name).expanduser()
     if not (folder / "policy.json").is_file():
         why = "has no policy.json" if folder.is_dir() else "does not exist"
-        what = "Make it with: make world-weights" if shipped else "Give a policy folder, or world for the shipped one."
+        what = (
+            "Make it with: make world-weights"
+            if shipped
+            else "Give a policy folder, or world for the shipped one."
+        )
         raise ConfigError(f"policy folder {folder} {why}. {what}")
     return folder
 
@@ -68,6 +72,11 @@ def check_part(folder: Path, part: str) -> None:
             for shard in sorted(set(content.get("weight_map", {}).values())):
                 if not (folder / shard).is_file():
                     raise ConfigError(f"{folder / shard} is missing. {_REMEDY}")
+    if part == "comprehension" and not any(
+        (folder / name).is_file() for name in ("tokenizer.json", "vocab.json")
+    ):
+        # transformers would go on with an empty vocabulary.
+        raise ConfigError(f"{folder / 'tokenizer.json'} is missing. {_REMEDY}")
     weights = sorted(folder.glob("*.safetensors"))
     if not weights and part != "scheduler":
         raise ConfigError(f"{folder}: no .safetensors file (pickled weights are not read). {_REMEDY}")
@@ -92,7 +101,9 @@ def check_safetensors(path: Path) -> None:
             header = json.loads(file.read(header_size))
             ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ConfigError(f"{path} is no safetensors file: its header is not readable. {_REMEDY}") from error
+            raise ConfigError(
+                f"{path} is no safetensors file: its header is not readable. {_REMEDY}"
+            ) from error
     expected = 8 + header_size + max(ends, default=0)
     if size != expected:
         raise ConfigError(f"{path} is damaged: {size} bytes, its header says {expected}. {_REMEDY}")

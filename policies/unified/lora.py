@@ -6,12 +6,15 @@ import difflib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.models.transformers.transformer_ltx import LTXVideoTransformer3DModel
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from peft.utils.save_and_load import load_peft_weights
 from torch import nn
+
+from rlnsp.settings import ConfigError
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
@@ -29,12 +32,12 @@ def add_lora(
         seed: of the A matrices; torch's global generator is left as it was.
 
     Raises:
-        ValueError: a target that matches no linear layer.
+        ConfigError: a target that matches no linear layer.
     """
     linear = [name for name, module in transformer.named_modules() if isinstance(module, nn.Linear)]
     for target in targets:
         if not any(name == target or name.endswith(f".{target}") for name in linear):
-            raise ValueError(_no_match(target, linear))
+            raise ConfigError(_no_match(target, linear))
     transformer.requires_grad_(False)
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets), lora_dropout=0.0)  # pyright: ignore[reportArgumentType]
     with torch.random.fork_rng(devices=[]):
@@ -47,12 +50,19 @@ def _no_match(target: str, linear: Sequence[str]) -> str:
     for name in linear:
         parts = name.split(".")
         # Block numbers tell nothing here; "to_out.0" and "net.0.proj" are one name each.
-        end = ".".join(parts[-3:]) if "net" in parts[-3:-1] else ".".join(parts[-2:]) if parts[-1].isdigit() else parts[-1]
+        end = (
+            ".".join(parts[-3:])
+            if "net" in parts[-3:-1]
+            else ".".join(parts[-2:])
+            if parts[-1].isdigit()
+            else parts[-1]
+        )
         if end not in ends:
             ends.append(end)
     near = difflib.get_close_matches(target, ends, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"lora.targets: {target!r} matches no linear layer of the transformer.{hint} Its layers end in: {', '.join(ends)}."
+    known = ", ".join(ends)
+    return f"lora.targets: {target!r} matches no linear layer of the transformer.{hint} Its layers: {known}."
 
 
 def save_lora(model: PeftModel, folder: Path) -> None:
@@ -65,14 +75,19 @@ def load_lora(model: PeftModel, folder: Path) -> None:
     """Put the adapter of ``folder`` in the place of the current one.
 
     Raises:
-        ValueError: another rank, scale or other targets than the model's.
+        ConfigError: another rank, scale or other targets than the model's.
     """
     saved = json.loads((folder / ADAPTER_FILES[0]).read_text())
-    now = model.peft_config["default"]
+    now: Any = model.peft_config["default"]
     for key, ours in (("r", now.r), ("lora_alpha", now.lora_alpha), ("target_modules", now.target_modules)):
         theirs = set(saved[key]) if key == "target_modules" else saved[key]
         if theirs != (set(ours) if key == "target_modules" else ours):
-            raise ValueError(f"{folder}: the adapter has {key}={saved[key]}, the policy {ours}. Set policy.config.lora alike.")
+            raise ConfigError(
+                f"{folder}: the adapter has {key}={saved[key]}, the policy {ours}. "
+                "Set policy.config.lora alike."
+            )
     result = set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))
     if result.unexpected_keys:
-        raise ValueError(f"{folder}: the adapter is of another transformer (it has {result.unexpected_keys[0]}).")
+        raise ConfigError(
+            f"{folder}: the adapter is of another transformer (it has {result.unexpected_keys[0]})."
+        )

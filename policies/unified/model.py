@@ -49,7 +49,7 @@ class UnifiedModel(nn.Module):
             vae: its latents' mean and deviation set.
             scheduler: its schedule.
             geometry: the clips it makes unless told otherwise.
-            compute_dtype: bfloat16 opens autocast round each forward of Qwen and the DiT, and round nothing else.
+            compute_dtype: bfloat16 opens autocast round each forward of Qwen and the DiT, and nowhere else.
 
         Raises:
             ConfigError: parts that do not fit together.
@@ -73,14 +73,19 @@ class UnifiedModel(nn.Module):
         patch, patch_t = self._patches
         connector, channels = self.connector.config, self.vae.config["latent_channels"] * patch**2 * patch_t
         for what, has, what_else, wants in (
-            ("connector's width", connector["width"], "comprehension's hidden size", self.comprehension.width),
+            (
+                "connector's width",
+                connector["width"],
+                "comprehension's hidden size",
+                self.comprehension.width,
+            ),
             ("connector's output", connector["out"], "transformer's caption_channels", caption_channels),
             ("VAE's latent channels in a patch", channels, "transformer's in_channels", in_channels),
         ):
             if has != wants:
                 raise ConfigError(
-                    f"policy.config: the {what} is {has}, the {what_else} {wants}. Take the parts from one policy folder, "
-                    "or give all of them (policy.config.folder=null)."
+                    f"policy.config: the {what} is {has}, the {what_else} {wants}. "
+                    "Take the parts from one policy folder, or give all of them (policy.config.folder=null)."
                 )
 
     @property
@@ -152,7 +157,7 @@ class UnifiedModel(nn.Module):
     ) -> Tensor:
         """(B, N, C) fp32, noise - data at ``x`` (B, N, C) and ``sigma`` (B,).
 
-        With a ``guidance_scale`` w other than 1, v(null) + w (v(condition) - v(null)), both in one batched call.
+        With ``guidance_scale`` w other than 1, v(null) + w (v(condition) - v(null)) from one batched call.
         """
         embeds, mask = condition.embeds, condition.mask
         guided = guidance_scale != 1.0
@@ -196,7 +201,7 @@ class UnifiedModel(nn.Module):
             sigma: (B,) in (0, 1].
             noise: (B, N, C), standard normal.
             condition: B rows.
-            drop: (B,) bool; True where the null condition stands in, so that guidance has something to lean on.
+            drop: (B,) bool; True where the null condition stands in, which guidance needs trained.
             geometry: of these clips.
         """
         embeds, mask = condition.embeds, condition.mask
@@ -212,7 +217,10 @@ class UnifiedModel(nn.Module):
 
     @torch.no_grad()
     def encode_frames(self, frames: np.ndarray, generator: Generator | None = None) -> Tensor:
-        """Packed, normalised latents (B, N, C) fp32 of uint8 (B, F, H, W, 3): the posterior's mean, or drawn from it."""
+        """Packed, normalised latents (B, N, C) fp32 of uint8 (B, F, H, W, 3).
+
+        The posterior's mean, or with a ``generator`` a draw from it.
+        """
         _, f, h, w, _ = frames.shape
         grid = self.grid(Geometry(num_frames=f, height=h, width=w, fps=self.geometry.fps))
         pixels = video.to_pixels(frames).to(self.device, self.vae.dtype)
@@ -227,8 +235,8 @@ class UnifiedModel(nn.Module):
     def decode(self, x: Tensor, generator: Generator, geometry: Geometry | None = None) -> Video:
         """Clips of denoised latents (B, N, C).
 
-        A VAE with timestep conditioning (LTX 0.9.5 on) is given a little noise, as LTXPipeline does; ``generator``
-        draws it, so the same one gives the same clip.
+        A VAE with timestep conditioning (LTX 0.9.5 on) is given a little noise, as LTXPipeline does;
+        ``generator`` draws it, so the same one gives the same clip.
         """
         geometry = geometry or self.geometry
         latents = video.denormalise(video.unpack(x.float(), self.grid(geometry)), self.vae)

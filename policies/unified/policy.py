@@ -61,7 +61,15 @@ class Unified:
         """Clips decoded at a time."""
 
         def __post_init__(self) -> None:
-            for name in ("num_frames", "height", "width", "fps", "num_queries", "connector_hidden", "decode_batch_size"):
+            for name in (
+                "num_frames",
+                "height",
+                "width",
+                "fps",
+                "num_queries",
+                "connector_hidden",
+                "decode_batch_size",
+            ):
                 value = getattr(self, name)
                 if value is not None and value <= 0:
                     raise ValueError(f"{name}={value}: must be positive.")
@@ -87,7 +95,9 @@ class Unified:
         parts = [part for part in ("connector", "queries") if getattr(config, f"train_{part}")]
         self.model.train_only(*parts)
         lora = config.lora
-        self._dit = add_lora(transformer, rank=lora.rank, alpha=lora.alpha, targets=lora.targets, seed=lora.seed)
+        self._dit = add_lora(
+            transformer, rank=lora.rank, alpha=lora.alpha, targets=lora.targets, seed=lora.seed
+        )
         self.model.transformer = self._dit
         auto = "cuda" if torch.cuda.is_available() else "cpu"
         self.model.to(auto if config.device == "auto" else config.device)
@@ -129,7 +139,7 @@ class Unified:
     def reference(self) -> Iterator[None]:
         """While open, the policy before RL: adapter off, and ``encode`` with the first connector and queries.
 
-        A condition made outside keeps what it was made with: where connector or queries are trained, encode again inside.
+        A condition keeps what it was made with: where connector or queries are trained, encode inside.
         """
         before = self._in_reference
         self._in_reference = True

@@ -51,4 +51,6 @@ class Lora:
         if self.alpha <= 0:
             raise ValueError(f"lora.alpha={self.alpha}: must be positive.")
         if not self.targets:
-            raise ValueError("lora.targets is empty: name at least one layer of the transformer, such as to_q.")
+            raise ValueError(
+                "lora.targets is empty: name at least one layer of the transformer, such as to_q."
+            )

@@ -7,6 +7,7 @@ Conventions: sigma is 1 at noise and 0 at data; the DiT answers noise - data.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,7 +63,9 @@ def latent_grid(geometry: Geometry, vae: AutoencoderKLLTXVideo, *, patch: int = 
     p, p_t = patch, patch_t
     f, h, w = (geometry.num_frames - 1) // t + 1, geometry.height // s, geometry.width // s
     if (geometry.num_frames - 1) % t or f % p_t:
-        raise ValueError(f"num_frames={geometry.num_frames}: this VAE wants {t} k + 1 (patches of {p_t} in time).")
+        raise ValueError(
+            f"num_frames={geometry.num_frames}: this VAE wants {t} k + 1 (patches of {p_t} in time)."
+        )
     for name, size in (("height", geometry.height), ("width", geometry.width)):
         if size <= 0 or size % (s * p):
             raise ValueError(f"{name}={size}: this VAE and DiT want a multiple of {s * p}.")
@@ -84,16 +87,18 @@ def unpack(tokens: Tensor, grid: Grid) -> Tensor:
 
 
 def schedule(scheduler: FlowMatchEulerDiscreteScheduler, num_steps: int, num_tokens: int) -> Tensor:
-    """(num_steps + 1,) fp32 from 1 to 0: LTX's own, shifted by the token count and stretched to its last sigma.
+    """(num_steps + 1,) fp32 from 1 to 0: LTX's, shifted by the token count, stretched to its last sigma.
 
-    The shift is linear in the token count and exponentiated by the scheduler; its constants are the scheduler's config.
+    The shift is linear in the token count, its constants are the scheduler's config.
 
     Raises:
         ValueError: no such schedule exists for ``num_steps``.
     """
     config = scheduler.config
     if num_steps < 1 or (num_steps == 1 and config.get("shift_terminal")):
-        raise ValueError(f"num_steps={num_steps}: LTX's schedule, which ends on a set sigma, needs at least 2 steps.")
+        raise ValueError(
+            f"num_steps={num_steps}: LTX's schedule, which ends on a set sigma, needs at least 2 steps."
+        )
     few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
     low, high = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
     # LTXPipeline's order of operations, so that not a bit differs.
@@ -101,7 +106,8 @@ def schedule(scheduler: FlowMatchEulerDiscreteScheduler, num_steps: int, num_tok
     mu = num_tokens * slope + (low - slope * few)
     even = np.linspace(1.0, 1 / num_steps, num_steps)
     scheduler.set_timesteps(sigmas=even, mu=mu)  # pyright: ignore[reportArgumentType]
-    return scheduler.sigmas.float().cpu()
+    sigmas: Any = scheduler.sigmas
+    return sigmas.float().cpu()
 
 
 def rope_scale(geometry: Geometry, vae: AutoencoderKLLTXVideo) -> tuple[float, float, float]:
@@ -111,7 +117,7 @@ def rope_scale(geometry: Geometry, vae: AutoencoderKLLTXVideo) -> tuple[float, f
 
 
 def normalise(latents: Tensor, vae: AutoencoderKLLTXVideo) -> Tensor:
-    """Latents (B, C, f, h, w) as the DiT sees them: zero mean and unit deviation a channel over the training data."""
+    """Latents (B, C, f, h, w) as the DiT sees them: each channel centred and scaled."""
     mean, std = _moments(latents, vae)
     return (latents - mean) * vae.config["scaling_factor"] / std
 

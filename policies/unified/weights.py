@@ -1,4 +1,4 @@
-"""Parts in, parts out: ``from_pretrained`` and ``save_pretrained`` in the hubs' own layouts, safetensors only."""
+"""Parts in, parts out, in the hubs' own layouts: from_pretrained, save_pretrained, safetensors only."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ def load_model(config: Unified.Config) -> UnifiedModel:
     """
     folder = files.policy_folder(config.folder) if config.folder is not None else None
     given: dict[str, Any] = files.read_policy_json(folder) if folder else {}
-    size = {key: getattr(config, key) or given.get(key) for key in ("num_frames", "height", "width", "fps")}
+    keys = ("num_frames", "height", "width", "fps")
+    size: dict[str, Any] = {key: getattr(config, key) or given.get(key) for key in keys}
     if missing := [key for key, value in size.items() if not value]:
         raise ConfigError(f"policy.config.{missing[0]}: without policy.config.folder it must be given.")
     sources = {part: _source(getattr(config, part), folder, part) for part in files.PARTS}
@@ -85,7 +86,9 @@ def load_comprehension(
     )
     tokenizer = _load("comprehension's tokenizer", path, lambda: AutoTokenizer.from_pretrained(path, **where))
     images = _load(
-        "comprehension's image processor", path, lambda: Qwen2VLImageProcessorPil.from_pretrained(path, **where)
+        "comprehension's image processor",
+        path,
+        lambda: Qwen2VLImageProcessorPil.from_pretrained(path, **where),
     )
     return Comprehension(model, tokenizer, images, limits)
 
@@ -213,7 +216,8 @@ def _where(source: Source, part: str) -> tuple[str, dict[str, Any]]:
 
 def _load(part: str, path: str, load: Callable[[], Any]) -> Any:
     try:
-        with without_bars():
+        # The libraries draw weights before they read them; torch's global generator is left as it was.
+        with without_bars(), torch.random.fork_rng(devices=[]):
             loaded = load()
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

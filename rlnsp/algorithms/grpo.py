@@ -72,10 +72,8 @@ class GRPO:
         (without a KL term), so they are left out of the batch, but not of ``total``, the count it is averaged over.
         """
         config, group = self.config, trajectory.group
-        raw = torch.stack(list(scores.raw.values()))
-        weights = torch.tensor([scores.weights[name] for name in scores.raw])
-        score = combine_rewards(raw, weights, group, config.aggregation)
-        advantage = group_advantages(score, group, config.scale).clamp(-config.advantage_clip, config.advantage_clip)
+        score, advantage = self._advantage(scores, group)
+        advantage = advantage.clamp(-config.advantage_clip, config.advantage_clip)
         stats = _spread(score, advantage, group)
 
         taken = ~score.isnan()
@@ -105,6 +103,18 @@ class GRPO:
             stats["kl_reference"] = kl.detach()
         values = torch.stack([value.float() for value in stats.values()]).tolist()
         return loss, dict(zip(stats, values, strict=True))
+
+    def _advantage(self, scores: Scores, group: Tensor) -> tuple[Tensor, Tensor]:
+        """One score a sample, NaN where there is none, and how far it is above its group."""
+        raw = torch.stack(list(scores.raw.values()))
+        weights = torch.tensor([scores.weights[name] for name in scores.raw])
+        several = int(weights.count_nonzero()) > 1
+        how = self.config.aggregation if several else "sum_then_normalize"
+        score = combine_rewards(raw, weights, group, how)
+        if how == "normalize_then_sum" and self.config.scale == "group":
+            # Terms have their group's scale already; a second one would blow up what is left where they cancel.
+            return score, score.nan_to_num() / weights.abs().sum()
+        return score, group_advantages(score, group, self.config.scale)
 
     def _clip(self, batch: Batch) -> float:
         if self.config.clip_nats is None:

@@ -13,7 +13,7 @@ from rlnsp.settings import ConfigError
 EXAMPLE = """\
 examples:
   rlnsp generate "A red ball rolls right toward a blue box." -o next.mp4
-  rlnsp generate "A red ball rolls right toward a blue box." --policy runs/demo -o next.mp4 sampler.num_steps=16
+  rlnsp generate "A red ball rolls right toward a blue box." --policy runs/demo evaluation.num_steps=16
 """
 
 
@@ -21,12 +21,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``rlnsp generate``."""
     parser.epilog = EXAMPLE
     parser.add_argument("context", help="the preceding scene, in words")
-    parser.add_argument("-o", "--output", type=Path, default=Path("next.mp4"), metavar="FILE.mp4", help="(next.mp4)")
     parser.add_argument(
-        "--policy", metavar="RUN_OR_FOLDER", help="a run folder, or a policy folder (as the config says: world)"
+        "-o", "--output", type=Path, default=Path("next.mp4"), metavar="FILE.mp4", help="(next.mp4)"
     )
     parser.add_argument(
-        "--num-samples", type=int, default=1, metavar="N", help="several: next-0.mp4, next-1.mp4 and so on (1)"
+        "--policy",
+        metavar="RUN_OR_FOLDER",
+        help="a run folder, or a policy folder (as the config says: world)",
+    )
+    parser.add_argument(
+        "--num-samples",
+        type=int,
+        default=1,
+        metavar="N",
+        help="several: next-0.mp4, next-1.mp4 and so on (1)",
     )
     add_config_arguments(parser)
 
@@ -42,8 +50,8 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--num-samples must be at least 1; got {args.num_samples}")
     if not args.context.strip():
         raise ConfigError("the context is empty; say what happens before, such as 'A red ball rolls right.'")
-    of_run = args.policy is not None and is_run(args.policy)
-    default = Path(args.policy) / "config.yaml" if of_run else "world"
+    own = Path(args.policy or "") / "config.yaml"
+    default = own if args.policy and is_run(args.policy) else "world"
     run_config = config.load(args.config or default, overrides_of(args))
 
     from rlnsp.manifest import write_clip
@@ -54,7 +62,15 @@ def run(args: argparse.Namespace) -> int:
     policy = open_policy(run_config.policy, args.policy)
     scenes = [Scene(id=f"generate-{number}", context=args.context) for number in range(args.num_samples)]
     generator = Randomness(seed=run_config.seed).generator("generate")
-    video = sample(policy, scenes, run_config.sampler, generator, chunk_size=16)
+    video = sample(
+        policy,
+        scenes,
+        run_config.sampler,
+        generator,
+        chunk_size=16,
+        num_steps=run_config.evaluation.num_steps,
+        guidance_scale=run_config.evaluation.guidance_scale,
+    )
     many = len(scenes) > 1
     for number, frames in enumerate(video.frames):
         path = output.with_stem(f"{output.stem}-{number}") if many else output

@@ -15,7 +15,9 @@ example:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``rlnsp reward``."""
     parser.epilog = EXAMPLE
-    parser.add_argument("action", choices=["list"], help="list: each installed reward, with what it says of itself")
+    parser.add_argument(
+        "action", choices=["list"], help="list: each installed reward, with what it says of itself"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -27,17 +27,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME[=WEIGHT]",
-        help="an installed reward (see rlnsp reward list), package.module:NAME or file.py:NAME; may be repeated, and "
-        "replaces the config's rewards",
+        help="an installed reward (see rlnsp reward list), package.module:NAME or file.py:NAME; "
+        "may be repeated, and replaces the config's rewards",
     )
     parser.add_argument("--output", type=Path, metavar="DIR", help="the run folder (runs/ and the time)")
-    parser.add_argument("--resume", type=Path, metavar="DIR", help="go on with a run folder, from its last checkpoint")
+    parser.add_argument(
+        "--resume", type=Path, metavar="DIR", help="go on with a run folder, from its last checkpoint"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the whole config, checked, and stop")
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare how a command is told its config: --config, --seed and overrides."""
-    parser.add_argument("--config", metavar="NAME_OR_PATH", help="a shipped config's name, or a YAML file (world)")
+    parser.add_argument(
+        "--config", metavar="NAME_OR_PATH", help="a shipped config's name, or a YAML file (world)"
+    )
     parser.add_argument("--seed", type=int, metavar="N", help="the same as seed=N")
     parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings that win over the config's")
 
@@ -66,8 +70,12 @@ def _new(args: argparse.Namespace) -> RunConfig:
 def _resumed(args: argparse.Namespace) -> RunConfig:
     for flag, given in (("--config", args.config), ("--reward", args.reward), ("--output", args.output)):
         if given:
-            raise ConfigError(f"{flag} does not go with --resume, whose folder has the config; remove one of the two")
+            raise ConfigError(
+                f"{flag} does not go with --resume, whose folder has the config; remove one of the two"
+            )
     path = args.resume / "config.yaml"
     if not path.is_file():
-        raise ConfigError(f"--resume {args.resume}: not a run folder, it has no config.yaml; name one that train made")
+        raise ConfigError(
+            f"--resume {args.resume}: not a run folder, it has no config.yaml; name one that train made"
+        )
     return config.load(path, overrides_of(args))

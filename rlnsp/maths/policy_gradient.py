@@ -124,9 +124,8 @@ def combine_rewards(
     if not len(weights):
         raise ValueError("every reward has weight 0; give at least one a weight other than 0")
     missing = raw.isnan().any(0)
-    raw = raw.masked_fill(
-        missing, torch.nan
-    )  # each reward's statistics are over the samples that all could score
+    # Every reward's statistics are over the same samples, those that all could score.
+    raw = raw.masked_fill(missing, torch.nan)
     match how:
         case "sum_then_normalize":
             terms = list(raw)

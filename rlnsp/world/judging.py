@@ -89,7 +89,7 @@ def _speed(event: Event, frame: int, last_fast: int, last_slow: int = 7) -> bool
 
 
 def _ball_whole(ball: Thing) -> bool:
-    return ball.holds((6.5, 14), (6.5, 14)) and bool(np.all((ball.area > 42) & (ball.area < 140)))
+    return ball.holds((6, 14.5), (6, 14.5)) and bool(np.all((ball.area > 40) & (ball.area < 140)))
 
 
 def _push(event: Event, ball: Thing, box: Thing) -> Checks:

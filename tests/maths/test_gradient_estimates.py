@@ -25,19 +25,18 @@ def chain_mean(rule, theta, x):
 
 
 @pytest.mark.parametrize("rule", ["flow_sde", "dance_sde", "cps"])
-def test_the_losss_gradient_is_the_analytic_one_of_the_expected_score_within_its_standard_error(rule):
+def test_the_losss_gradient_is_that_of_the_expected_score_within_its_standard_error(rule):
     """The policy is v = a x + b over three steps and the score is the sum of the last latent.
 
     The score is linear and every step is affine, so E[score] is the score of the chain of means, whose
-    gradient in (a, b) autograd gives exactly. The estimate is the on-policy gradient of the clipped loss,
+    gradient in (a, b) follows by central differences. The estimate is the on-policy gradient of the clipped loss,
     times D because the log ratio is a mean over D dimensions.
     """
     generator = torch.Generator().manual_seed(0)
     theta = torch.tensor([0.4, -0.3], dtype=torch.float64)
     start = torch.ones(SAMPLES, TOKENS, CHANNELS).double()
-    per_sample = (
-        theta[:, None, None, None].repeat(1, SAMPLES, 1, 1).requires_grad_()
-    )  # each sample's own parameters
+    # Each sample has its own copy of the parameters, so that the gradients come apart.
+    per_sample = theta[:, None, None, None].repeat(1, SAMPLES, 1, 1).requires_grad_()
 
     x, log_ratio = start, torch.zeros(SAMPLES).double()
     for i in range(len(SIGMAS)):
@@ -50,8 +49,9 @@ def test_the_losss_gradient_is_the_analytic_one_of_the_expected_score_within_its
     (gradient,) = torch.autograd.grad(loss.sum(), per_sample)
     gradient = -DIMS * gradient.flatten(1)  # (2, B): ascent on the score
 
-    exact_theta = theta.clone().requires_grad_()
-    (exact,) = torch.autograd.grad(chain_mean(rule, exact_theta, start[:1]).sum(), exact_theta)
+    h = 1e-5 * torch.eye(2, dtype=torch.float64)
+    ends = [[chain_mean(rule, theta + sign * h[k], start[:1]).sum() for k in range(2)] for sign in (1, -1)]
+    exact = (torch.tensor(ends[0]) - torch.tensor(ends[1])) / 2e-5
     error = gradient.std(1) / SAMPLES**0.5
     assert ((gradient.mean(1) - exact).abs() < 4 * error).all()
     assert (error < 0.1 * exact.abs()).all()  # else the line above would say little
@@ -59,14 +59,11 @@ def test_the_losss_gradient_is_the_analytic_one_of_the_expected_score_within_its
 
 def test_several_updates_on_one_rollout_raise_the_expected_score_and_stop_at_the_clip():
     generator = torch.Generator().manual_seed(0)
-    x, std_shape = torch.zeros(512, 1, 1).double(), (512, 1, 1)
-    sigma, sigma_next = (
-        torch.full((512,), 0.8, dtype=torch.float64),
-        torch.full((512,), 0.6, dtype=torch.float64),
-    )
+    x = torch.zeros(512, 1, 1).double()
+    sigma, sigma_next = x.flatten() + 0.8, x.flatten() + 0.6
     theta = torch.zeros(1).double().requires_grad_()
     old_mean, std = step("cps", x, x + theta.detach(), sigma, sigma_next, 0.7)
-    x_next = old_mean + std * torch.randn(std_shape, generator=generator, dtype=torch.float64)
+    x_next = old_mean + std * torch.randn(x.shape, generator=generator, dtype=torch.float64)
     advantage = group_advantages(x_next.flatten(), torch.zeros(512).long(), "group")
     mean, log_ratio = old_mean, torch.zeros(512)
     for _ in range(400):
@@ -75,6 +72,5 @@ def test_several_updates_on_one_rollout_raise_the_expected_score_and_stop_at_the
         loss = clipped_surrogate(log_ratio, advantage, clip=0.1)
         (gradient,) = torch.autograd.grad(loss.mean(), theta)
         theta = (theta - 0.02 * gradient).detach().requires_grad_()
-    improved = (mean - old_mean).mean().item()
-    assert improved > 0
+    assert (mean > old_mean).all()  # a larger latent scores more
     assert 0.02 < (log_ratio.exp() - 1).abs().median().item() < 0.2  # moved about the clip, and no further

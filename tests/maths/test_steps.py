@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -7,6 +8,10 @@ from jaxtyping import TypeCheckError
 from rlnsp.maths.steps import step
 
 STOCHASTIC = ["flow_sde", "dance_sde", "cps"]
+
+
+def f64(*values):
+    return torch.tensor(values, dtype=torch.float64)
 
 
 def as_published(rule, x, v, t, t_next, a):
@@ -56,23 +61,13 @@ def test_each_rule_is_its_papers_formula_per_sample(rule, noise_level):
 )
 def test_a_step_has_the_mean_and_std_worked_out_by_hand(rule, noise_level, mean, std):
     x, v = torch.ones(1, 1, 1).double(), torch.full((1, 1, 1), 2.0, dtype=torch.float64)
-    got = step(
-        rule,
-        x,
-        v,
-        torch.tensor([0.5], dtype=torch.float64),
-        torch.tensor([0.25], dtype=torch.float64),
-        noise_level,
-    )
+    got = step(rule, x, v, f64(0.5), f64(0.25), noise_level)
     assert [value.item() for value in got] == pytest.approx([mean, std], abs=1e-12)
 
 
 def test_at_sigma_1_flow_sde_replaces_only_that_samples_denominator_by_the_next_sigma():
     x = torch.zeros(3, 1, 1).double()
-    sigma, sigma_next = (
-        torch.tensor([1.0, 0.9, 1.0], dtype=torch.float64),
-        torch.tensor([0.9, 0.8, 0.5], dtype=torch.float64),
-    )
+    sigma, sigma_next = f64(1.0, 0.9, 1.0), f64(0.9, 0.8, 0.5)
     _, std = step("flow_sde", x, x, sigma, sigma_next, 0.7)
     # sqrt(1 / (1 - s')) sqrt(1 - s') = 1: a first step's std is the noise level.
     # The second sample's is 0.7 sqrt(0.9 / 0.1) sqrt(0.1) = 2.1 sqrt(0.1).
@@ -94,7 +89,7 @@ def test_without_noise_every_rule_is_the_stock_euler_step_to_the_bit(rule, witho
 @pytest.mark.parametrize("rule", STOCHASTIC)
 def test_a_cap_on_the_std_gives_the_step_of_the_noise_level_that_has_that_std(rule):
     x, v = torch.randn(2, 1, 3, 2, generator=torch.Generator().manual_seed(0)).double()
-    sigma, sigma_next = torch.tensor([0.6], dtype=torch.float64), torch.tensor([0.4], dtype=torch.float64)
+    sigma, sigma_next = f64(0.6), f64(0.4)
     lower = step(rule, x, v, sigma, sigma_next, 0.3)
     capped = step(rule, x, v, sigma, sigma_next, 0.9, std_cap=lower[1].item())
     torch.testing.assert_close(capped[0], lower[0])
@@ -103,10 +98,7 @@ def test_a_cap_on_the_std_gives_the_step_of_the_noise_level_that_has_that_std(ru
 
 def test_a_cap_touches_only_the_samples_above_it():
     x = torch.randn(2, 3, 2, generator=torch.Generator().manual_seed(0)).double()
-    sigma, sigma_next = (
-        torch.tensor([0.9, 0.9], dtype=torch.float64),
-        torch.tensor([0.5, 0.85], dtype=torch.float64),
-    )
+    sigma, sigma_next = f64(0.9, 0.9), f64(0.5, 0.85)
     free, capped = (step("dance_sde", x, -x, sigma, sigma_next, 1.0, cap) for cap in (None, 0.5))
     assert free[1].flatten().tolist() == pytest.approx([math.sqrt(0.4), math.sqrt(0.05)])
     assert capped[1].flatten().tolist() == pytest.approx([0.5, math.sqrt(0.05)])
@@ -116,7 +108,7 @@ def test_a_cap_touches_only_the_samples_above_it():
 
 def test_cps_adds_no_noise_on_the_last_step_and_ends_on_the_data_estimate():
     x, v = torch.randn(2, 1, 3, 2, generator=torch.Generator().manual_seed(0)).double()
-    mean, std = step("cps", x, v, torch.tensor([0.3], dtype=torch.float64), torch.zeros(1).double(), 0.7)
+    mean, std = step("cps", x, v, f64(0.3), torch.zeros(1).double(), 0.7)
     assert std.item() == 0
     torch.testing.assert_close(mean, x - 0.3 * v)
 
@@ -134,10 +126,7 @@ def test_the_mean_is_fp32_from_bf16_and_is_computed_in_fp32(rule):
 @pytest.mark.parametrize("rule", STOCHASTIC)
 def test_the_gradient_of_the_mean_reaches_the_velocity_and_agrees_with_finite_differences(rule):
     x, v = torch.randn(2, 2, 2, 2, generator=torch.Generator().manual_seed(0)).double()
-    sigma, sigma_next = (
-        torch.tensor([1.0, 0.6], dtype=torch.float64),
-        torch.tensor([0.9, 0.5], dtype=torch.float64),
-    )
+    sigma, sigma_next = f64(1.0, 0.6), f64(0.9, 0.5)
     assert torch.autograd.gradcheck(
         lambda v: step(rule, x, v, sigma, sigma_next, 0.7)[0], v.requires_grad_(), raise_exception=True
     )
@@ -156,7 +145,7 @@ def test_a_noise_level_that_the_rule_does_not_allow_is_refused(rule, noise_level
 
 def test_an_unknown_rule_is_refused():
     x = torch.zeros(1, 1, 1)
+    unknown: Any = "euler"
     # Where shapes are checked, as in these tests, the checker may refuse first, in its own words.
     with pytest.raises((ValueError, TypeCheckError), match="euler"):
-        step("euler", x, x, torch.tensor([0.5]), torch.tensor([0.25]), 0.7)  # pyright:
-        ignore[reportArgumentType]
+        step(unknown, x, x, f64(0.5), f64(0.25), 0.7)

@@ -88,8 +88,7 @@ def test_where_the_data_is_one_point_cps_keeps_the_marginals_exactly_even_in_thr
     ],
 )
 def test_one_step_keeps_the_marginal_to_first_order_capped_or_not(rule, noise_level, std_cap, t):
-    """Halving dt divides the variance's error after one step by four; a wrong drift would divide it by
-    two."""
+    """Halving dt divides the error of the variance by four; a wrong drift would divide it by two."""
 
     def error(dt):
         mean, var = moments_after(rule, t, t - dt, noise_level(dt), *marginal(t), std_cap=std_cap(dt))

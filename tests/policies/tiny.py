@@ -29,11 +29,13 @@ SPECIAL = (
     "<|video_pad|>",
 )
 CHAT_TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% for message in messages %}"
+    "<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
+    "{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 WIDTH, CAPTION_CHANNELS, QUERIES = 32, 24, 4
-GEOMETRY = Geometry(num_frames=5, height=32, width=48, fps=8.0)
+GEOMETRY = Geometry(num_frames=5, height=32, width=64, fps=8.0)
 
 
 def tokenizer() -> Qwen2Tokenizer:
@@ -72,7 +74,10 @@ def comprehension() -> Comprehension:
         "out_hidden_size": WIDTH,
         "initializer_range": 0.2,
     }
-    ids = {name: SPECIAL.index(f"<|{name}|>") for name in ("vision_start", "vision_end", "image_pad", "video_pad")}
+    ids = {
+        name: SPECIAL.index(f"<|{name}|>")
+        for name in ("vision_start", "vision_end", "image_pad", "video_pad")
+    }
     config = Qwen2_5_VLConfig(
         text_config=text,
         vision_config=vision,
@@ -87,7 +92,7 @@ def comprehension() -> Comprehension:
 
 
 def transformer() -> LTXVideoTransformer3DModel:
-    """LTX's DiT, two layers of width 32; its output is scaled up so that it matters."""
+    """LTX's DiT, two layers of width 32; nothing in it is zero at the start."""
     return LTXVideoTransformer3DModel(
         in_channels=8,
         out_channels=8,

@@ -1,0 +1,102 @@
+"""Stage 0: diffusers' LTX VAE learns to encode and decode clips."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLLTXVideo
+from torch import Tensor
+
+from pretrain.clips import Clips
+from pretrain.loop import LoopConfig, fit
+
+
+@dataclass(frozen=True, kw_only=True)
+class VAEConfig:
+    """The VAE's size and how it trains; sizes are those of ``AutoencoderKLLTXVideo``."""
+
+    patch_size: int = 4
+    latent_channels: int = 32
+    block_channels: list[int] = field(default_factory=lambda: [32, 48, 64, 64])
+    compressing_blocks: int = 2
+    """The first so many blocks halve height, width and time."""
+    layers_per_block: int = 1
+    kl_weight: float = 1e-5
+    """On the mean KL a latent dimension; a thousandth already collapses a small VAE."""
+    colour_weight: float = 4.0
+    """Extra weight of coloured pixels: things are small, and the wall is easy."""
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+
+def build_vae(config: VAEConfig) -> AutoencoderKLLTXVideo:
+    """A randomly initialised VAE; seeded by the caller."""
+    blocks = len(config.block_channels)
+    channels = tuple(config.block_channels)
+    scaling = tuple(block < config.compressing_blocks for block in range(blocks))
+    layers = (config.layers_per_block,) * (blocks + 1)
+    return AutoencoderKLLTXVideo(
+        latent_channels=config.latent_channels,
+        block_out_channels=channels,
+        down_block_types=("LTXVideoDownBlock3D",) * blocks,
+        decoder_block_out_channels=channels,
+        layers_per_block=layers,
+        decoder_layers_per_block=layers,
+        spatio_temporal_scaling=scaling,
+        decoder_spatio_temporal_scaling=scaling,
+        decoder_inject_noise=(False,) * (blocks + 1),
+        upsample_residual=(False,) * blocks,
+        upsample_factor=(1,) * blocks,
+        patch_size=config.patch_size,
+        spatial_compression_ratio=config.patch_size * 2**config.compressing_blocks,
+        temporal_compression_ratio=2**config.compressing_blocks,
+    )
+
+
+def to_pixels(frames: np.ndarray) -> Tensor:
+    """(B, F, H, W, 3) uint8 -> (B, 3, F, H, W) fp32 in [-1, 1]."""
+    return torch.from_numpy(frames).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+
+
+def train_vae(config: VAEConfig, train: Clips, heldout: Clips, folder: Path) -> AutoencoderKLLTXVideo:
+    """Train, then set the per-channel statistics that latents are normalised by.  Returns the VAE, in eval mode."""
+    torch.manual_seed(config.loop.seed)
+    vae = build_vae(config).train()
+
+    def loss_of(frames: np.ndarray, generator: torch.Generator | None) -> Tensor:
+        pixels = to_pixels(frames)
+        with torch.autocast("cpu", torch.bfloat16):
+            posterior = vae.encode(pixels).latent_dist
+            latents = posterior.mode() if generator is None else posterior.sample(generator)
+            decoded = vae.decode(latents).sample
+        error = decoded.float() - pixels
+        chroma = (pixels - pixels.mean(1, keepdim=True)).norm(dim=1, keepdim=True)
+        weight = 1 + config.colour_weight * (chroma > 0.3)
+        kl = posterior.kl().sum() / posterior.mean.numel()
+        return (weight * (error.abs() + error.square())).mean() + config.kl_weight * kl
+
+    def heldout_loss() -> float:
+        return torch.stack([loss_of(heldout.frames[i : i + 32], None) for i in range(0, 256, 32)]).mean().item()
+
+    fit(
+        "vae",
+        dict(vae.named_parameters()),
+        lambda rows, generator: loss_of(train.frames[rows.numpy()], generator),
+        heldout_loss,
+        len(train.scenes),
+        config.loop,
+        folder,
+    )
+    vae.eval()
+    mean, std = _statistics(vae, train.frames[:2048])
+    vae.latents_mean.copy_(mean)
+    vae.latents_std.copy_(std)
+    vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
+    return vae
+
+
+@torch.no_grad()
+def _statistics(vae: AutoencoderKLLTXVideo, frames: np.ndarray) -> tuple[Tensor, Tensor]:
+    parts = [vae.encode(to_pixels(frames[i : i + 64])).latent_dist.mode() for i in range(0, len(frames), 64)]
+    latents = torch.cat(parts).transpose(0, 1).flatten(1)
+    return latents.mean(1), latents.std(1)

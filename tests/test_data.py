@@ -1,0 +1,64 @@
+import json
+
+import pytest
+
+from rlnsp.config import ConfigError
+from rlnsp.data import SceneOrder, heldout_scenes, train_scenes
+from rlnsp.settings import DataConfig
+from rlnsp.types import Scene
+
+SCENES = [Scene(id=str(i), context=str(i)) for i in range(10)]
+
+
+def test_no_scene_comes_twice_in_an_epoch():
+    order = SceneOrder(SCENES, 3, seed=0)
+    epoch = [scene.id for iteration in range(3) for scene in order(iteration)]
+    assert len(set(epoch)) == 9
+
+
+def test_epochs_are_ordered_anew_and_leave_out_others():
+    order = SceneOrder(SCENES, 3, seed=0)
+    epochs = [[scene.id for i in range(3) for scene in order(3 * epoch + i)] for epoch in range(20)]
+    assert len({tuple(epoch) for epoch in epochs}) == 20
+    assert len({frozenset(epoch) for epoch in epochs}) > 1
+
+
+def test_an_iterations_scenes_follow_from_its_number():
+    assert SceneOrder(SCENES, 4, seed=0)(17) == SceneOrder(SCENES, 4, seed=0)(17)
+    assert SceneOrder(SCENES, 4, seed=0)(17) != SceneOrder(SCENES, 4, seed=1)(17)
+
+
+def test_more_scenes_an_iteration_than_there_are_is_refused():
+    with pytest.raises(ConfigError, match="scenes_per_iteration is 11, but data.train has 10"):
+        SceneOrder(SCENES, 11, seed=0)
+
+
+def manifest(path, splits):
+    rows = [{"id": str(i), "context": f"c{i}", "split": split} for i, split in enumerate(splits)]
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return str(path)
+
+
+def test_one_manifest_serves_both_by_its_splits(tmp_path):
+    both = manifest(tmp_path / "both.jsonl", ["train", "heldout", "train", "heldout"])
+    data = DataConfig(train=both, heldout=both)
+    assert [scene.id for scene in train_scenes(data, 0)] == ["0", "2"]
+    assert [scene.id for scene in heldout_scenes(data, 1, 0)] == ["1"]
+
+
+def test_one_manifest_without_a_held_out_split_is_refused(tmp_path):
+    both = manifest(tmp_path / "both.jsonl", ["train"])
+    with pytest.raises(ConfigError, match="no line of it has the split 'heldout'"):
+        heldout_scenes(DataConfig(train=both, heldout=both), 1, 0)
+
+
+def test_a_manifest_of_its_own_needs_no_splits(tmp_path):
+    other = manifest(tmp_path / "other.jsonl", ["train", "train"])
+    assert len(heldout_scenes(DataConfig(heldout=other), 5, 0)) == 2
+
+
+def test_the_worlds_scenes_do_not_overlap():
+    train, heldout = train_scenes(DataConfig(), 0), heldout_scenes(DataConfig(), 64, 0)
+    assert len(heldout) == 64
+    assert not {scene.id for scene in train} & {scene.id for scene in heldout}
+    assert not {scene.context for scene in train} & {scene.context for scene in heldout}

@@ -1,0 +1,199 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from rlnsp.algorithms.grpo import GRPO
+from rlnsp.ema import EMA
+from rlnsp.optimisation import Optimisation, TrainingFailed, make_optimizer, present
+from rlnsp.precision import in_precision
+from rlnsp.randomness import Randomness
+from rlnsp.rollout import rollout
+from rlnsp.settings import ConfigError, SamplerConfig, TrainerConfig, WindowConfig
+from rlnsp.testing import ToyPolicy
+from rlnsp.types import Scene, Scores
+
+SAMPLER = SamplerConfig(num_steps=4, window=WindowConfig(start=0, size=2))
+SCENES = [Scene(id=f"s{i}", context=f"context {i}") for i in range(2)]
+VALUES = [0.0, 1.0, 3.0, 2.0, 2.5, 8.0]
+
+
+class Setup:
+    """A toy policy with a rollout of 6 samples of 2 steps, credited."""
+
+    def __init__(self, precision="fp32", values=VALUES, policy=None, algorithm=None, train_encoder=False, **settings):
+        self.toy = policy or ToyPolicy(ToyPolicy.Config(train_encoder=train_encoder))
+        for _, value in self.toy.named_trainable():
+            value.data.add_(0.2 * torch.randn(value.shape, generator=torch.Generator().manual_seed(1)))
+        self.policy = in_precision(self.toy, precision)
+        self.config = TrainerConfig(**{"learning_rate": 1e-3, "micro_batch_size": 5, "precision": precision, **settings})
+        self.algorithm = GRPO(GRPO.Config(clip=0.9), SAMPLER) if algorithm is None else algorithm
+        made = rollout(self.policy, SCENES, SAMPLER, 3, Randomness(seed=0), chunk_size=4)
+        scores = Scores(raw={"r": torch.tensor(values)}, weights={"r": 1.0})
+        self.batch, _ = self.algorithm.credit(made, scores)
+        self.optimizer = make_optimizer(self.policy, self.config)
+        self.optimise = Optimisation(
+            policy=self.policy,
+            algorithm=self.algorithm,
+            optimizer=self.optimizer,
+            sampler=SAMPLER,
+            config=self.config,
+        )
+
+    def step(self, **options):
+        return self.optimise(self.batch, SCENES, **options)
+
+    def weights(self):
+        return {name: value.detach().clone() for name, value in self.toy.named_trainable()}
+
+    def gradients(self):
+        self.step()
+        return {name: value.grad.clone() for name, value in self.toy.named_trainable()}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("micro_batch_size", [1, 5, 100])
+@pytest.mark.parametrize("train_encoder", [False, True])
+def test_the_first_ratio_is_exactly_one_whatever_the_geometry(precision, micro_batch_size, train_encoder):
+    stats = Setup(precision, micro_batch_size=micro_batch_size, train_encoder=train_encoder).step(prove=True)
+    assert stats["log_ratio_max"] == 0
+    assert stats["ratio"] == 1
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("train_encoder", [False, True])
+def test_after_an_optimiser_step_the_ratio_moves(precision, train_encoder):
+    stats = Setup(precision, updates_per_rollout=2, train_encoder=train_encoder, learning_rate=1e-2).step()
+    assert stats["log_ratio_max"] > 1e-4
+
+
+def test_bf16_really_computes_in_bf16_and_hands_out_fp32():
+    setup = Setup("bf16")
+    part = setup.batch
+    condition = part.condition.take(part.scene)
+    with torch.no_grad():
+        coarse = setup.policy.velocity(part.x, part.sigma, condition)
+        exact = setup.toy.velocity(part.x, part.sigma, condition)
+    assert coarse.dtype == torch.float32
+    assert 1e-6 < float((coarse - exact).abs().max()) < 0.1
+
+
+def test_micro_batches_accumulate_to_the_gradient_of_the_whole_batch():
+    whole, parts = Setup(micro_batch_size=100).gradients(), Setup(micro_batch_size=1).gradients()
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[name], value, rtol=1e-4, atol=1e-9)
+
+
+def test_micro_batches_make_one_optimiser_step_together():
+    setup = Setup(micro_batch_size=1)
+    setup.step()
+    assert {int(state["step"]) for state in setup.optimizer.state.values()} == {1}
+
+
+def test_transitions_left_out_for_want_of_advantage_are_averaged_over_all_the_same():
+    flat = [1.0, 1.0, 1.0, *VALUES[3:]]
+    left_out = Setup(values=flat)
+    assert len(left_out.batch) == 6
+    kept = Setup(values=flat, algorithm=GRPO(GRPO.Config(clip=0.9, kl_coefficient=1e-12), SAMPLER))
+    assert len(kept.batch) == 12
+    for (name, value), other in zip(left_out.gradients().items(), kept.gradients().values(), strict=True):
+        torch.testing.assert_close(value, other, rtol=1e-4, atol=1e-9, msg=name)
+
+
+def test_equal_scores_give_gradient_zero_and_the_same_number_of_steps():
+    setup = Setup(values=[1.0] * 6, updates_per_rollout=3, weight_decay=0.0)
+    before = setup.weights()
+    setup.step()
+    assert all(float(value.grad.abs().max()) == 0 for _, value in setup.toy.named_trainable())
+    assert {int(state["step"]) for state in setup.optimizer.state.values()} == {3}
+    assert all(torch.equal(before[name], value) for name, value in setup.weights().items())
+
+
+def test_gradient_reaches_the_policy_and_not_the_reference():
+    setup = Setup(train_encoder=True, algorithm=GRPO(GRPO.Config(clip=0.9, kl_coefficient=0.1), SAMPLER))
+    part = present(setup.policy, setup.batch, SCENES)
+    assert part.reference_condition is not None
+    assert not part.reference_condition.embeds.requires_grad
+    assert part.condition.embeds.requires_grad
+    setup.step()
+    assert all(float(value.grad.abs().max()) > 0 for _, value in setup.toy.named_trainable())
+    assert not setup.toy._first_encoder.requires_grad
+
+
+def test_encoding_anew_covers_only_the_scenes_of_the_micro_batch():
+    setup = Setup(train_encoder=True)
+    part = present(setup.policy, setup.batch.take(slice(6, 8)), SCENES)
+    assert len(part.condition.embeds) == 1
+    torch.testing.assert_close(part.condition.embeds, setup.policy.encode(SCENES[1:]).embeds)
+
+
+def test_the_gradient_is_clipped_to_its_largest_norm():
+    free, clipped = Setup(max_grad_norm=1e9), Setup(max_grad_norm=1e-3)
+    norm = free.step()["grad_norm"]
+    assert clipped.step()["grad_norm"] == pytest.approx(norm)
+    total = sum(float(value.grad.square().sum()) for _, value in clipped.toy.named_trainable())
+    assert total**0.5 == pytest.approx(1e-3, rel=1e-3)
+
+
+class Dropping(ToyPolicy):
+    """Forgets to turn dropout off."""
+
+    def velocity(self, x, sigma, condition, guidance_scale=1.0):
+        return nn.functional.dropout(super().velocity(x, sigma, condition, guidance_scale), 0.5)
+
+
+class Deaf(ToyPolicy):
+    """Computes its velocity where no gradient is recorded."""
+
+    @torch.no_grad()
+    def velocity(self, x, sigma, condition, guidance_scale=1.0):
+        return super().velocity(x, sigma, condition, guidance_scale).requires_grad_()
+
+
+class Unbounded(ToyPolicy):
+    """Has an infinite gradient."""
+
+    def velocity(self, x, sigma, condition, guidance_scale=1.0):
+        v = super().velocity(x, sigma, condition, guidance_scale)
+        return v + 0 * (v - v.detach()).abs().sqrt()
+
+
+@pytest.mark.parametrize(
+    ("policy", "says"),
+    [(Dropping, "the ratio is not 1"), (Deaf, "no gradient reaches"), (Unbounded, "the gradient is not finite")],
+)
+def test_a_policy_that_cannot_be_trained_is_refused_at_the_first_step(policy, says):
+    with pytest.raises(TrainingFailed, match=says):
+        Setup(policy=policy(ToyPolicy.Config())).step(prove=True)
+
+
+def test_a_step_that_changes_no_weight_is_refused():
+    with pytest.raises(TrainingFailed, match="changed no weight"):
+        Setup(learning_rate=1e-30, weight_decay=0.0).step(prove=True)
+
+
+def test_a_policy_without_parameters_is_refused():
+    class Frozen(ToyPolicy):
+        def named_trainable(self):
+            return iter([])
+
+    with pytest.raises(ConfigError, match="no parameter to train"):
+        make_optimizer(Frozen(ToyPolicy.Config()), TrainerConfig())
+
+
+def test_the_average_follows_the_weights_and_gives_them_back():
+    weight = nn.Parameter(torch.zeros(2))
+    ema = EMA({"weight": weight}, decay=0.9)
+    for _ in range(2):
+        weight.data.fill_(1.0)
+        ema.update()
+    with ema.applied():
+        torch.testing.assert_close(weight.data, torch.full((2,), 0.19))  # 1 - 0.9^2
+    assert torch.equal(weight.data, torch.ones(2))
+
+
+def test_a_batch_keeps_its_total_when_it_is_cut():
+    batch = Setup().batch
+    assert {part.total for part in batch.split(5)} == {batch.total}
+    assert replace(batch, total=99).take(slice(0, 1)).total == 99

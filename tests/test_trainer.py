@@ -1,0 +1,219 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+from safetensors.torch import load_file
+
+from rlnsp.config import ConfigError, load, to_yaml
+from rlnsp.manifest import read_clip
+from rlnsp.settings import EvaluationConfig, RewardSlot, RunConfig, SamplerConfig, Slot, TrainerConfig, WindowConfig
+from rlnsp.testing import ToyPolicy
+from rlnsp.trainer import train
+
+REWARDS = """
+import time
+
+def brightness(prompts, completions, **columns):
+    return [float(clip.mean()) / 255 for clip in completions]
+
+def flat(samples):
+    return [0.5 for _ in samples]
+
+def broken(samples):
+    raise OSError("judge is away")
+
+def slow(samples):
+    time.sleep(0.05)
+    return [float(one.frames.mean()) / 255 for one in samples]
+
+class Picky:
+    def __call__(self, samples):
+        return [0.0 for _ in samples]
+    def check_scenes(self, scenes):
+        raise ValueError("cannot read these")
+"""
+
+
+@pytest.fixture
+def toy(tmp_path):
+    """A config of a run that takes a second."""
+    (tmp_path / "mine.py").write_text(REWARDS)
+
+    def config(reward="brightness", weight=1.0, seed=0, evaluation=None, **trainer):
+        settings = {"num_iterations": 4, "scenes_per_iteration": 2, "group_size": 6, "learning_rate": 1e-2, "save_every": 2}
+        return RunConfig(
+            seed=seed,
+            policy=Slot(use="rlnsp.testing:ToyPolicy"),
+            rewards={"mine": RewardSlot(use=f"{tmp_path / 'mine.py'}:{reward}", weight=weight)},
+            algorithm=Slot(use="rlnsp.algorithms.grpo:GRPO"),
+            sampler=SamplerConfig(num_steps=5, window=WindowConfig(start=0, size=2)),
+            trainer=TrainerConfig(**{**settings, **trainer}),
+            evaluation=evaluation or EvaluationConfig(num_scenes=8, bootstrap=100),
+        )
+
+    return config
+
+
+def summary_of(folder):
+    return json.loads((folder / "summary.json").read_text())
+
+
+def metrics_of(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def numbers(metrics):
+    """Without what depends on the clock."""
+    return [{k: v for k, v in line.items() if "seconds" not in k} for line in metrics]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("weight", [1.0, -1.0])
+def test_the_loop_learns_what_is_rewarded_and_unlearns_it_negated(toy, tmp_path, seed, weight):
+    config = toy(seed=seed, weight=weight, num_iterations=20, scenes_per_iteration=4, save_every=0)
+    assert train(config, tmp_path / "run") == 0
+    heldout = summary_of(tmp_path / "run")["heldout"]
+    assert weight * heldout["difference"] > 0.05
+    low, high = heldout["difference_ci95"]
+    assert min(weight * low, weight * high) > 0
+
+
+def test_a_run_leaves_its_folder(toy, tmp_path):
+    run = tmp_path / "run"
+    config = toy(evaluation=EvaluationConfig(num_scenes=8, every=2, bootstrap=100))
+    assert train(config, run) == 0
+    assert load(run / "config.yaml") == replace(
+        load(run / "config.yaml"), seed=config.seed, sampler=config.sampler, trainer=config.trainer
+    )
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"step-2", "step-4"}
+    clips = sorted(path.name for path in (run / "samples").glob("*.mp4"))
+    assert len(clips) == 3 * 4  # before, at step 2, after
+    assert read_clip(run / "samples" / clips[0])[0].shape == (2, 16, 16, 3)
+    environment = json.loads((run / "environment.json").read_text())
+    assert {"python", "packages", "platform", "git", "command"} <= set(environment)
+    assert not {"PATH", "HOME"} & set(environment)
+    policy = ToyPolicy(ToyPolicy.Config())
+    policy.load_adapter(run / "adapter")
+    saved = load_file(run / "checkpoints" / "step-4" / "trained.safetensors")
+    assert all(saved[name].equal(value) for name, value in policy.named_trainable())
+    assert not list(run.rglob("*.partial"))
+    assert list((run / "tensorboard").iterdir())
+
+
+def test_the_summary_has_what_is_promised(toy, tmp_path):
+    train(toy(), tmp_path / "run")
+    summary = summary_of(tmp_path / "run")
+    assert summary["status"] == "done"
+    assert summary["steps"] == 4
+    assert summary["wall_s"] > 0
+    lines = [line for line in metrics_of(tmp_path / "run") if "reward" in line]
+    assert summary["reward"] == {"first": lines[0]["reward"], "last": lines[-1]["reward"]}
+    heldout = summary["heldout"]
+    assert (heldout["metric"], heldout["n"]) == ("mine", 8)
+    assert heldout["ci95"][0] <= heldout["after"] <= heldout["ci95"][1]
+    assert heldout["difference"] == pytest.approx(heldout["after"] - heldout["before"])
+    assert summary["how"]["weights"] == "live"
+
+
+def test_metrics_have_what_must_always_be_logged(toy, tmp_path):
+    train(toy(), tmp_path / "run")
+    line = next(line for line in metrics_of(tmp_path / "run") if line["iteration"] == 3)
+    assert {
+        "reward", "reward/mine", "reward_std/mine", "dropped", "advantage_std", "zero_variance_groups", "ratio",
+        "log_ratio_max", "clip_fraction", "approx_kl", "drift_max", "grad_norm", "loss", "seconds",
+    } <= set(line)  # fmt: skip
+    assert line["log_ratio_max"] == 0
+
+
+@pytest.mark.parametrize("settings", [{}, {"ema_decay": 0.5, "updates_per_rollout": 2, "precision": "bf16"}])
+def test_two_and_two_iterations_are_four_bit_for_bit(toy, tmp_path, settings):
+    straight, halves = tmp_path / "straight", tmp_path / "halves"
+    train(toy(**settings), straight)
+    train(toy(**settings, num_iterations=2), halves)
+    assert train(toy(**settings), halves, resume=True) == 0
+    for name in ["trained.safetensors", *(["ema.safetensors"] if settings else [])]:
+        one, other = (load_file(run / "checkpoints" / "step-4" / name) for run in (straight, halves))
+        assert all(one[key].equal(other[key]) for key in one)
+    wanted = [line for line in numbers(metrics_of(straight)) if "reward" in line]
+    assert [line for line in numbers(metrics_of(halves)) if "reward" in line] == wanted
+    one, other = (summary_of(run) for run in (straight, halves))
+    assert one["heldout"] == other["heldout"]
+    assert one["reward"] == other["reward"]
+
+
+def test_an_average_is_what_is_evaluated_and_shipped(toy, tmp_path):
+    run = tmp_path / "run"
+    train(toy(ema_decay=0.9), run)
+    assert summary_of(run)["how"]["weights"] == "ema"
+    policy = ToyPolicy(ToyPolicy.Config())
+    policy.load_adapter(run / "adapter")
+    average = load_file(run / "checkpoints" / "step-4" / "ema.safetensors")
+    assert all(average[name].equal(value) for name, value in policy.named_trainable())
+
+
+def test_a_folder_in_use_is_refused_and_left_alone(toy, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="exists and is not empty"):
+        train(toy(), tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["notes.txt"]
+
+
+def test_scenes_that_a_reward_refuses_stop_the_run_before_anything_is_written(toy, tmp_path):
+    with pytest.raises(ConfigError, match=r"rewards\.mine: cannot read these"):
+        train(toy("Picky"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_resuming_from_nothing_is_refused(toy, tmp_path):
+    with pytest.raises(ConfigError, match="no intact checkpoint"):
+        train(toy(), tmp_path / "run", resume=True)
+
+
+def test_a_reward_that_fails_ends_the_run_with_one_line(toy, tmp_path, capsys):
+    assert train(toy("broken"), tmp_path / "run") == 1
+    assert summary_of(tmp_path / "run")["status"] == "failed"
+    lines = [line for line in capsys.readouterr().err.splitlines() if line]
+    assert len(lines) == 1
+    assert "'mine' failed on scene" in lines[0]
+    assert "judge is away" in lines[0]
+    assert not list((tmp_path / "run").rglob("*.partial"))
+
+
+def test_groups_without_a_difference_change_no_count_of_steps(toy, tmp_path):
+    assert train(toy("flat", weight_decay=0.0), tmp_path / "run") == 0
+    assert summary_of(tmp_path / "run")["steps"] == 4
+    lines = [line for line in metrics_of(tmp_path / "run") if "reward" in line]
+    assert all(line["grad_norm"] == 0 and line["transitions"] == 0 for line in lines)
+    weights = load_file(tmp_path / "run" / "checkpoints" / "step-4" / "trained.safetensors")
+    fresh = dict(ToyPolicy(ToyPolicy.Config()).named_trainable())
+    assert all(weights[name].equal(value.detach()) for name, value in fresh.items())
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_the_run_goes_on_from_there(toy, tmp_path, number, code):
+    run = tmp_path / "run"
+    (tmp_path / "toy.yaml").write_text(to_yaml(toy("slow", num_iterations=10_000, save_every=0)))
+    command = [sys.executable, "-m", "rlnsp", "train", "--config", str(tmp_path / "toy.yaml"), "--output", str(run)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and process.poll() is None:
+            if (run / "metrics.jsonl").is_file() and (run / "metrics.jsonl").read_text().count("\n") > 3:
+                break
+            time.sleep(0.05)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert f"rlnsp train --resume {run}" in out.replace("\n", "")
+    summary = summary_of(run)
+    assert summary["status"] == "interrupted"
+    assert summary["steps"] >= 2
+    config = replace(load(run / "config.yaml"), trainer=toy(num_iterations=summary["steps"] + 1).trainer)
+    assert train(config, run, resume=True) == 0
+    assert summary_of(run)["steps"] == summary["steps"] + 1
