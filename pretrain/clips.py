@@ -42,6 +42,8 @@ def read_clips(manifest: Path, split: str, shape: tuple[int, int, int], fps: flo
         if clip.shape[:3] != shape or abs(rate - fps) > 0.01:
             got = f"{clip.shape[0]} frames of {clip.shape[1]}x{clip.shape[2]} at {rate:g} fps"
             want = f"{shape[0]} frames of {shape[1]}x{shape[2]} at {fps:g} fps"
-            raise ManifestError(f"{scene.video}: has {got}; this policy takes {want}; cut and scale it, or drop its line")
+            raise ManifestError(
+                f"{scene.video}: has {got}; this policy takes {want}; cut and scale it, or drop its line"
+            )
         frames[row] = clip
     return Clips(scenes=scenes, frames=frames, fps=fps)

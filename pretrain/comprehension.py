@@ -99,7 +99,9 @@ def build_comprehension(config: ComprehensionConfig, corpus: Sequence[str], fram
         tie_word_embeddings=True,
     )
     pixels = frame_size * frame_size
-    images = Qwen2VLImageProcessorPil(patch_size=config.patch_size, merge_size=2, min_pixels=pixels, max_pixels=pixels)
+    images = Qwen2VLImageProcessorPil(
+        patch_size=config.patch_size, merge_size=2, min_pixels=pixels, max_pixels=pixels
+    )
     return Comprehension(Qwen2_5_VLForConditionalGeneration(made), tokenizer, images)
 
 
@@ -138,7 +140,9 @@ class Turns:
                 grids.append(images["image_grid_thw"])
                 merge = self.comprehension.image_processor.merge_size**2
                 counts = (images["image_grid_thw"].prod(-1) // merge).tolist()
-            tokens.append(self.comprehension.tokenizer(self.comprehension.prompt(question, counts))["input_ids"])
+            tokens.append(
+                self.comprehension.tokenizer(self.comprehension.prompt(question, counts))["input_ids"]
+            )
             answers.append(self.comprehension.tokenizer(answer + "<|im_end|>")["input_ids"])
         longest = max(len(a) + len(b) for a, b in zip(tokens, answers, strict=True))
         ids = torch.full((len(rows), longest), self.comprehension.tokenizer.pad_token_id)
@@ -186,7 +190,9 @@ def turns(clips: Clips, split: str, seed: int) -> Dataset:
     return Dataset.from_list(rows)
 
 
-def train_comprehension(config: ComprehensionConfig, train: Clips, heldout: Clips, folder: Path) -> Comprehension:
+def train_comprehension(
+    config: ComprehensionConfig, train: Clips, heldout: Clips, folder: Path
+) -> Comprehension:
     """Train from nothing; returns the model in eval mode, frozen."""
     torch.manual_seed(config.seed)
     corpus = [text for scene in train.scenes for text in (scene.context, scene.caption or "")]

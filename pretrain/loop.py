@@ -104,7 +104,9 @@ def fit(
             generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
             value = loss(batch_indices(num_rows, config.batch_size, config.seed, step), generator)
             if not torch.isfinite(value):
-                raise FloatingPointError(f"{name}: the loss is {value.item()} at step {step}; lower learning_rate")
+                raise FloatingPointError(
+                    f"{name}: the loss is {value.item()} at step {step}; lower learning_rate"
+                )
             value.backward()
             norm = torch.nn.utils.clip_grad_norm_(values, config.max_grad_norm)
             optimizer.step()
@@ -122,7 +124,9 @@ def fit(
                 row = {"step": step + 1, "loss": running, "heldout_loss": heldout, "grad_norm": norm.item()}
                 log.write(json.dumps(row | {"seconds": round(seconds, 1)}) + "\n")
                 log.flush()
-                progress.console.print(f"{name} {step + 1}/{config.steps}: loss {running:.4f}, held-out {heldout:.4f}")
+                progress.console.print(
+                    f"{name} {step + 1}/{config.steps}: loss {running:.4f}, held-out {heldout:.4f}"
+                )
             if not last and (step + 1) % config.save_every == 0:
                 _save(folder, name, step + 1, parameters, average, optimizer)
     if average is not None:
@@ -132,7 +136,9 @@ def fit(
 def _optimizer(values: list[Parameter], config: LoopConfig) -> torch.optim.Optimizer:
     if config.optimizer == "prodigy":
         return Prodigy(values, lr=config.learning_rate, weight_decay=config.weight_decay)
-    return torch.optim.AdamW(values, config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay, fused=True)
+    return torch.optim.AdamW(
+        values, config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay, fused=True
+    )
 
 
 def _progress() -> Progress:
@@ -148,7 +154,9 @@ def _swap(values: list[Parameter], others: list[Tensor]) -> None:
         other.copy_(mine)
 
 
-def _with_average(values: list[Parameter], average: list[Tensor] | None, measure: Callable[[], float]) -> float:
+def _with_average(
+    values: list[Parameter], average: list[Tensor] | None, measure: Callable[[], float]
+) -> float:
     with torch.no_grad():
         if average is None:
             return measure()
@@ -198,7 +206,9 @@ def _resume(
     note = _metadata(path)
     expected = {f"parameter.{key}" for key in parameters}
     if not expected <= set(tensors) or note["stage"] != name:
-        raise ConfigError(f"{path}: of another stage or model ({note['stage']}); remove it to start {name} anew")
+        raise ConfigError(
+            f"{path}: of another stage or model ({note['stage']}); remove it to start {name} anew"
+        )
     with torch.no_grad():
         for row, (key, value) in enumerate(parameters.items()):
             value.copy_(tensors[f"parameter.{key}"])

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pretrain.clips import Clips
 from pretrain.loop import LoopConfig, fit
+from rlnsp.settings import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,9 +19,9 @@ class VAEConfig:
 
     patch_size: int = 4
     latent_channels: int = 32
-    block_channels: list[int] = field(default_factory=lambda: [32, 48, 64, 64])
-    compressing_blocks: int = 2
-    """The first so many blocks halve height, width and time."""
+    encoder_channels: list[int] = field(default_factory=lambda: [32, 64, 128])
+    decoder_channels: list[int] = field(default_factory=lambda: [64, 128])
+    """A block a number; each halves (or doubles) height, width and time, with LTX 0.9.5's residual path round it."""
     layers_per_block: int = 1
     kl_weight: float = 1e-5
     """On the mean KL a latent dimension; a thousandth already collapses a small VAE."""
@@ -28,29 +29,38 @@ class VAEConfig:
     """Extra weight of coloured pixels: things are small, and the wall is easy."""
     loop: LoopConfig = field(default_factory=LoopConfig)
 
+    def __post_init__(self) -> None:
+        if len(self.encoder_channels) != len(self.decoder_channels) + 1:
+            given = f"{len(self.encoder_channels)} and {len(self.decoder_channels)}"
+            raise ConfigError(
+                f"encoder_channels must have one number more than decoder_channels; got {given}"
+            )
+
 
 def build_vae(config: VAEConfig) -> AutoencoderKLLTXVideo:
     """A randomly initialised VAE; seeded by the caller."""
-    blocks = len(config.block_channels)
-    channels = tuple(config.block_channels)
-    scaling = tuple(block < config.compressing_blocks for block in range(blocks))
+    blocks = len(config.decoder_channels)
     layers = (config.layers_per_block,) * (blocks + 1)
-    return AutoencoderKLLTXVideo(
+    vae = AutoencoderKLLTXVideo(
         latent_channels=config.latent_channels,
-        block_out_channels=channels,
-        down_block_types=("LTXVideoDownBlock3D",) * blocks,
-        decoder_block_out_channels=channels,
+        block_out_channels=tuple(config.encoder_channels),
+        down_block_types=("LTXVideo095DownBlock3D",) * blocks,
+        decoder_block_out_channels=tuple(config.decoder_channels),
         layers_per_block=layers,
         decoder_layers_per_block=layers,
-        spatio_temporal_scaling=scaling,
-        decoder_spatio_temporal_scaling=scaling,
+        spatio_temporal_scaling=(True,) * blocks,
+        decoder_spatio_temporal_scaling=(True,) * blocks,
         decoder_inject_noise=(False,) * (blocks + 1),
-        upsample_residual=(False,) * blocks,
-        upsample_factor=(1,) * blocks,
+        downsample_type=("spatiotemporal",) * blocks,
+        upsample_residual=(True,) * blocks,
+        upsample_factor=(2,) * blocks,
         patch_size=config.patch_size,
-        spatial_compression_ratio=config.patch_size * 2**config.compressing_blocks,
-        temporal_compression_ratio=2**config.compressing_blocks,
+        spatial_compression_ratio=config.patch_size * 2**blocks,
+        temporal_compression_ratio=2**blocks,
     )
+    # The posterior starts narrow: with a standard deviation of 1 its noise would hide what the mean says.
+    vae.encoder.conv_out.conv.bias.data[-1] = -4.0
+    return vae
 
 
 def to_pixels(frames: np.ndarray) -> Tensor:
@@ -76,7 +86,9 @@ def train_vae(config: VAEConfig, train: Clips, heldout: Clips, folder: Path) -> 
         return (weight * (error.abs() + error.square())).mean() + config.kl_weight * kl
 
     def heldout_loss() -> float:
-        return torch.stack([loss_of(heldout.frames[i : i + 32], None) for i in range(0, 256, 32)]).mean().item()
+        return (
+            torch.stack([loss_of(heldout.frames[i : i + 32], None) for i in range(0, 256, 32)]).mean().item()
+        )
 
     fit(
         "vae",

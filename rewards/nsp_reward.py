@@ -61,8 +61,8 @@ class TrackerJudge:
 class NSPReward:
     """1 where a judge finds the clip causally consistent with the preceding scene, else 0 (arXiv:2512.13015).
 
-    A judge captions the generated video, then decides whether the caption follows from the preceding scene.  Nothing
-    else is mixed in.  In [0, 1].
+    A judge captions the generated video, then decides whether the caption follows from the preceding scene.
+    Nothing else is mixed in.  In [0, 1].
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ class NSPReward:
         judge: Literal["tracker"] = "tracker"
         """``tracker``: of the embedded world, in place of the paper's Claude 3.7 Sonnet."""
         soft: bool = False
-        """In place of pass or fail, the share of the judge's checks that hold; more groups have a spread then."""
+        """In place of pass or fail, the share of the judge's checks that hold: more groups have a spread."""
 
     def __init__(self, config: Config) -> None:
         self.soft = config.soft

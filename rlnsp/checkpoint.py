@@ -96,7 +96,9 @@ def load(checkpoint: Path, trained: Trained) -> tuple[int, dict[str, Any]]:
             value.copy_(saved[name])
     if trained.ema is not None:
         trained.ema.load(load_file(checkpoint / AVERAGE))
-    trained.optimizer.load_state_dict(torch.load(checkpoint / OPTIMISER, weights_only=True, map_location="cpu"))
+    trained.optimizer.load_state_dict(
+        torch.load(checkpoint / OPTIMISER, weights_only=True, map_location="cpu")
+    )
     return state["iteration"], state["record"]
 
 

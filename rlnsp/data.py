@@ -23,7 +23,7 @@ def train_scenes(data: DataConfig, seed: int) -> list[Scene]:
 
 
 def heldout_scenes(data: DataConfig, n: int, seed: int) -> list[Scene]:
-    """The first ``n`` scenes to evaluate on; of a manifest those of split 'heldout', or all where it has no splits."""
+    """The first ``n`` scenes to evaluate on: of a manifest those of split 'heldout', or else all."""
     if data.heldout == WORLD:
         return world_scenes("heldout", n, seed)
     scenes = read_manifest(data.heldout)
@@ -39,8 +39,8 @@ def heldout_scenes(data: DataConfig, n: int, seed: int) -> list[Scene]:
 class SceneOrder:
     """Which scenes each iteration trains on: a new permutation each epoch, no scene twice in one.
 
-    An iteration's scenes follow from its number alone.  What is left of an epoch when it no longer fills an iteration
-    is passed over, another part each time.
+    An iteration's scenes follow from its number alone.  What is left of an epoch when it no longer fills an
+    iteration is passed over, another part each time.
     """
 
     def __init__(self, scenes: Sequence[Scene], per_iteration: int, seed: int) -> None:

@@ -14,7 +14,7 @@ from rlnsp.rollout import sample
 from rlnsp.scoring import BuiltReward, score
 from rlnsp.settings import EvaluationConfig, SamplerConfig
 from rlnsp.types import Sample, Scene
-from rlnsp.world import UnknownContext, futures
+from rlnsp.world import FRAMES, SIZE, UnknownContext, futures
 
 DISTANCE = "distance_to_future"
 """Mean absolute difference of pixels, in [0, 1], to the nearest true future; lower is better."""
@@ -45,7 +45,7 @@ class Evaluation:
 
     scene_ids: list[str]
     scores: dict[str, list[float]]
-    """Per measure, a number a scene: its mean over seeds.  NaN where no clip of the scene could be measured."""
+    """Per measure, a number a scene: its mean over seeds.  NaN where no clip could be measured."""
     how: dict[str, Any]
     """Sampler, steps, guidance, seeds and whose weights."""
     bootstrap: int = 2000
@@ -86,29 +86,37 @@ def evaluate(
         weights: whose they are; only recorded.
         keep: how many clips to keep.
     """
-    columns: dict[str, list[NDArray[np.float64]]] = {reward.name: [] for reward in rewards} | {DISTANCE: []}
-    kept: list[Sample] = []
     seeds = range(config.seed, config.seed + config.num_seeds)
-    for seed in seeds:
-        generator = Randomness(seed=seed).generator("evaluation")
-        video = sample(
-            policy,
-            scenes,
-            sampler,
-            generator,
-            chunk_size=chunk_size,
-            num_steps=config.num_steps,
-            guidance_scale=config.guidance_scale,
-        )
-        made = [Sample(scene=s, frames=f, fps=video.fps) for s, f in zip(scenes, video.frames, strict=True)]
-        kept = kept or made[:keep]
-        for name, values in score(rewards, made).raw.items():
-            columns[name].append(values.double().numpy())
-        columns[DISTANCE].append(np.array([distance_to_future(one) for one in made]))
+    generators = [Randomness(seed=seed).generator("evaluation") for seed in seeds]
+    names = [reward.name for reward in rewards]
+    scores: dict[str, list[float]] = {name: [] for name in [*names, DISTANCE]}
+    kept: list[Sample] = []
+    for start in range(0, len(scenes), chunk_size):  # scored a part at a time: all clips at once may not fit
+        part = scenes[start : start + chunk_size]
+        made: list[list[Sample]] = []
+        for generator in generators:
+            video = sample(
+                policy,
+                part,
+                sampler,
+                generator,
+                chunk_size=chunk_size,
+                num_steps=config.num_steps,
+                guidance_scale=config.guidance_scale,
+            )
+            made.append(
+                [Sample(scene=s, frames=f, fps=video.fps) for s, f in zip(part, video.frames, strict=True)]
+            )
+        kept += made[0][: keep - len(kept)]
+        raw = [score(rewards, samples).raw for samples in made]
+        for name in names:
+            scores[name] += _mean_over_seeds([one[name].tolist() for one in raw])
+        distances = [distances_to_future(clips) for clips in zip(*made, strict=True)]
+        scores[DISTANCE] += _mean_over_seeds(list(zip(*distances, strict=True)))
     guidance = sampler.guidance_scale if config.guidance_scale is None else config.guidance_scale
     return Evaluation(
         scene_ids=[scene.id for scene in scenes],
-        scores={name: _mean_over_seeds(values) for name, values in columns.items()},
+        scores=scores,
         how={
             "sampler": "ode",
             "num_steps": config.num_steps or sampler.num_steps,
@@ -129,7 +137,9 @@ def paired_difference(before: Evaluation, after: Evaluation, measure: str) -> In
     """
     if before.scene_ids != after.scene_ids:
         raise ValueError("two evaluations can be paired only over the same scenes, in the same order")
-    return bootstrap_mean(np.asarray(after.scores[measure]) - np.asarray(before.scores[measure]), after.bootstrap)
+    return bootstrap_mean(
+        np.asarray(after.scores[measure]) - np.asarray(before.scores[measure]), after.bootstrap
+    )
 
 
 def bootstrap_mean(values: NDArray[np.float64], resamples: int) -> Interval:
@@ -138,33 +148,42 @@ def bootstrap_mean(values: NDArray[np.float64], resamples: int) -> Interval:
     if not len(values):
         return Interval(mean=np.nan, low=np.nan, high=np.nan, n=0)
     rng = np.random.default_rng(0)  # the interval of given values is always the same
-    means = [values[rng.integers(len(values), size=len(values))].mean() for _ in range(resamples)]
-    low, high = np.percentile(means, [2.5, 97.5])
-    return Interval(mean=float(values.mean()), low=float(low), high=float(high), n=len(values))
+    n = len(values)
+    means = [
+        values[rng.integers(n, size=(min(100, resamples - done), n))].mean(1)
+        for done in range(0, resamples, 100)
+    ]
+    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
+    return Interval(mean=float(values.mean()), low=float(low), high=float(high), n=n)
 
 
-def distance_to_future(made: Sample) -> float:
-    """Mean absolute difference of pixels, in [0, 1], to the nearest true future of the clip's scene.
+def distances_to_future(clips: Sequence[Sample]) -> list[float]:
+    """Mean absolute difference of pixels, in [0, 1], of each clip of one scene to its nearest true future.
 
-    That is the scene's own video where it has one, else one of the embedded world's.  NaN where neither is known,
-    or is of another size.
+    That is the scene's own video where it has one, else one of the embedded world's.  NaN where neither is
+    known, or is of another size.
     """
-    if made.scene.video is not None:
-        true = read_clip(made.scene.video)[0][None]
-    else:
-        try:
-            true = futures(made.scene.context, NUM_FUTURES, seed=0)
-        except UnknownContext:
-            return np.nan
-    if true.shape[1:] != made.frames.shape:
-        return np.nan
-    differences = np.abs(true.astype(np.int16) - made.frames.astype(np.int16))
-    return float(differences.mean(axis=(1, 2, 3, 4)).min() / 255)
+    true = _true_futures(clips[0].scene, clips[0].frames.shape)
+    if true is None:
+        return [np.nan] * len(clips)
+    differences = [np.abs(true - clip.frames.astype(np.int16)).mean(axis=(1, 2, 3, 4)) for clip in clips]
+    return [float(one.min() / 255) for one in differences]
 
 
-def _mean_over_seeds(values: Sequence[NDArray[np.float64]]) -> list[float]:
-    stacked = np.stack(values)
-    count = (~np.isnan(stacked)).sum(0)
-    total = np.nansum(stacked, axis=0)
-    return [float(t / c) if c else np.nan for t, c in zip(total, count, strict=True)]
+def _true_futures(scene: Scene, shape: tuple[int, ...]) -> NDArray[np.int16] | None:
+    """(n, F, H, W, 3), of clips of this shape."""
+    if scene.video is not None:
+        clip = read_clip(scene.video)[0]
+        return clip[None].astype(np.int16) if clip.shape == shape else None
+    if shape != (FRAMES, SIZE, SIZE, 3):
+        return None
+    try:
+        return futures(scene.context, NUM_FUTURES, seed=0).astype(np.int16)
+    except UnknownContext:
+        return None
 
+
+def _mean_over_seeds(values: Sequence[Sequence[float]]) -> list[float]:
+    """Of a row a seed, the mean a scene over what is known."""
+    known = [[value for value in scene if value == value] for scene in zip(*values, strict=True)]
+    return [sum(scene) / len(scene) if scene else np.nan for scene in known]

@@ -34,7 +34,9 @@ def read_manifest(path: Path | str, split: str | None = None) -> list[Scene]:
     """
     path = Path(path)
     if not path.is_file():
-        raise ManifestError(f"{path}: no such manifest; give a JSON-lines file, or 'world' for the embedded world")
+        raise ManifestError(
+            f"{path}: no such manifest; give a JSON-lines file, or 'world' for the embedded world"
+        )
     scenes: list[Scene] = []
     seen: dict[str, int] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
@@ -43,13 +45,17 @@ def read_manifest(path: Path | str, split: str | None = None) -> list[Scene]:
         where = f"{path}:{number}"
         scene = _scene(line, path.parent, where)
         if scene.id in seen:
-            raise ManifestError(f"{where}: id {scene.id!r} was given on line {seen[scene.id]} already; make ids unique")
+            raise ManifestError(
+                f"{where}: id {scene.id!r} was given on line {seen[scene.id]} already; make ids unique"
+            )
         seen[scene.id] = number
         if split is None or scene.split == split:
             scenes.append(scene)
     if not scenes:
         what = "scene" if split is None else f"scene of split {split!r}"
-        raise ManifestError(f"{path}: the manifest has no {what}; it needs at least one line with an id and a context")
+        raise ManifestError(
+            f"{path}: the manifest has no {what}; it needs at least one line with an id and a context"
+        )
     return scenes
 
 
@@ -57,7 +63,9 @@ def _scene(line: str, folder: Path, where: str) -> Scene:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise ManifestError(f"{where}: not valid JSON ({error.msg} at column {error.colno}); write one object a line") from error
+        raise ManifestError(
+            f"{where}: not valid JSON ({error.msg} at column {error.colno}); write one object a line"
+        ) from error
     if not isinstance(row, dict):
         raise ManifestError(f"{where}: must be a JSON object; got {type(row).__name__}")
     for key in ("id", "context"):
@@ -69,7 +77,9 @@ def _scene(line: str, folder: Path, where: str) -> Scene:
             continue
         paths[key] = (folder / row[key]).resolve()
         if not paths[key].is_relative_to(folder.resolve()):
-            raise ManifestError(f"{where}: {key} {row[key]!r} leaves the manifest's folder; move the file under {folder}")
+            raise ManifestError(
+                f"{where}: {key} {row[key]!r} leaves the manifest's folder; move the file under {folder}"
+            )
         if not paths[key].is_file():
             raise ManifestError(f"{where}: {key} {row[key]!r} is not there; expected the file {paths[key]}")
     known = {key: row[key] for key in _FIELDS - set(_PATHS) if row.get(key) is not None}
@@ -105,7 +115,9 @@ def read_clip(path: Path | str, max_frames: int | None = None) -> tuple[NDArray[
                 if max_frames is not None and len(frames) == max_frames:
                     break
     except (FFmpegError, OSError) as error:
-        raise ManifestError(f"{path}: cannot be decoded ({error}); encode it again, or drop its line") from error
+        raise ManifestError(
+            f"{path}: cannot be decoded ({error}); encode it again, or drop its line"
+        ) from error
     if not frames or fps <= 0:
         raise ManifestError(f"{path}: no frame could be decoded; encode it again, or drop its line")
     return np.stack(frames), fps
@@ -121,6 +133,8 @@ def write_clip(path: Path | str, frames: NDArray[np.uint8], fps: float) -> None:
         stream.pix_fmt = "yuv420p"
         stream.options = {"crf": "10", "preset": "veryfast", "threads": "1"}
         for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+            container.mux(
+                stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24"))
+            )
         container.mux(stream.encode())
     aside.replace(path)

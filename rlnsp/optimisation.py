@@ -23,9 +23,15 @@ class TrainingFailed(RuntimeError):
 def make_optimizer(policy: Policy, config: TrainerConfig) -> AdamW:
     """AdamW over what the policy trains."""
     parameters = [value for _, value in policy.named_trainable()]
-    require(bool(parameters), "policy: has no parameter to train; give it an adapter whose targets match a layer")
+    require(
+        bool(parameters), "policy: has no parameter to train; give it an adapter whose targets match a layer"
+    )
     return AdamW(
-        parameters, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, foreach=True
+        parameters,
+        lr=config.learning_rate,
+        betas=config.betas,
+        weight_decay=config.weight_decay,
+        foreach=True,
     )
 
 
@@ -45,8 +51,8 @@ class Optimisation:
         Args:
             batch: all transitions of the iteration.
             scenes: of the iteration, one for each row of the batch's condition.
-            prove: score the batch as it was sampled first, and raise unless the first ratio is exactly 1, a gradient
-                arrives and the step changes a weight.
+            prove: score the batch as it was sampled first, and raise unless the first ratio is exactly 1, a
+                gradient arrives and the step changes a weight.
 
         Raises:
             TrainingFailed: one of those; or the gradient is not finite.
@@ -64,12 +70,15 @@ class Optimisation:
                 _prove_gradient(parameters)
             norm = float(clip_grad_norm_(parameters.values(), self.config.max_grad_norm))
             if norm != norm or norm == float("inf"):
-                raise TrainingFailed(f"the gradient is not finite, {_first_not_finite(parameters)}; nothing was updated")
+                raise TrainingFailed(
+                    f"the gradient is not finite, {_first_not_finite(parameters)}; nothing was updated"
+                )
             self.optimizer.step()
             if proving and all(torch.equal(before[name], value) for name, value in parameters.items()):
                 raise TrainingFailed(
-                    f"the optimiser's step changed no weight: trainer.learning_rate {self.config.learning_rate:g} is "
-                    "too small for the weights' precision; raise it, or keep trained weights in fp32"
+                    "the optimiser's step changed no weight: trainer.learning_rate "
+                    f"{self.config.learning_rate:g} is too small for the weights' precision; raise it, or "
+                    "keep trained weights in fp32"
                 )
             stats = {**stats, "grad_norm": norm}
         return stats
@@ -93,13 +102,15 @@ class Optimisation:
             part = present(self.policy, part, scenes)
             condition = part.condition.take(part.scene)
             # With gradient on, since some kernels are chosen by it; the graph is dropped at once.
-            mean, _ = transition(self.policy, part.x, part.sigma, part.sigma_next, condition, self.sampler, scale)
+            mean, _ = transition(
+                self.policy, part.x, part.sigma, part.sigma_next, condition, self.sampler, scale
+            )
             means.append(mean.detach())
         return replace(batch, old_mean=torch.cat(means)) if means else batch
 
 
 def present(policy: Policy, part: Batch, scenes: Sequence[Scene]) -> Batch:
-    """The micro-batch with its conditions encoded anew, with gradient, where training changes what encodes them."""
+    """The micro-batch, its conditions encoded anew and with gradient where training changes the encoder."""
     if not policy.encodes_with_trained_parts():
         return part
     rows, scene = part.scene.unique(return_inverse=True)
@@ -110,7 +121,7 @@ def present(policy: Policy, part: Batch, scenes: Sequence[Scene]) -> Batch:
 
 
 class _Merge:
-    """Statistics of micro-batches as one: maxima of names that end in ``_max``, weighted means of the others."""
+    """Statistics of micro-batches as one: maxima of ``_max`` names, weighted means of the others."""
 
     def __init__(self) -> None:
         self.sums: dict[str, float] = defaultdict(float)
@@ -132,8 +143,8 @@ class _Merge:
 def _prove_ratio(stats: Stats) -> None:
     if stats.get("log_ratio_max"):
         raise TrainingFailed(
-            f"before any update the ratio is not 1: max |log-ratio| is {stats['log_ratio_max']:.3g}, where the same "
-            "weights scored the same steps twice. Something in the policy is random or keeps state: "
+            f"before any update the ratio is not 1: max |log-ratio| is {stats['log_ratio_max']:.3g}, where "
+            "the same weights scored the same steps twice. Something in the policy is random or keeps state: "
             "put it in eval mode, and turn off dropout, random kernels and caches that change"
         )
 
@@ -141,8 +152,8 @@ def _prove_ratio(stats: Stats) -> None:
 def _prove_gradient(parameters: dict[str, Parameter]) -> None:
     if not any(bool(_grad(value).any()) for value in parameters.values()):
         raise TrainingFailed(
-            "samples have advantages, yet no gradient reaches a trained weight: check that the policy's velocity "
-            "is not computed under no_grad, and that what named_trainable lists is what velocity uses"
+            "samples have advantages, yet no gradient reaches a trained weight: check that velocity is not "
+            "computed under no_grad, and that what named_trainable lists is what velocity uses"
         )
 
 

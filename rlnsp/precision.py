@@ -21,8 +21,8 @@ def in_precision(policy: Policy, precision: Literal["fp32", "bf16"]) -> Policy:
 class Bf16:
     """A policy under bf16 autocast; weights, latents and decoding stay as they are.
 
-    Each call opens autocast anew: it caches low-precision copies of the weights for as long as it is open, so that a
-    context round a whole update would go on with the weights from before the optimiser's step.
+    Each call opens autocast anew: it caches low-precision copies of the weights for as long as it is open, so
+    that a context round a whole update would go on with the weights from before the optimiser's step.
     """
 
     def __init__(self, policy: Policy) -> None:

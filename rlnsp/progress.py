@@ -48,7 +48,9 @@ class Display:
             self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bar:
             self._bar.stop()
 
@@ -62,27 +64,30 @@ class Display:
         self.heldout = f"{interval.mean:.3f}"
         if self._bar:
             self._bar.update(self._task, heldout=self.heldout)
-        self.say(f"held-out {metric} {when}: {interval.mean:.3f} [{interval.low:.3f}, {interval.high:.3f}], n={interval.n}")
+        self.say(
+            f"held-out {metric} {when}: {interval.mean:.3f} "
+            f"[{interval.low:.3f}, {interval.high:.3f}], n={interval.n}"
+        )
 
     def iterated(self, line: Line) -> None:
         """Show an iteration."""
         if self._bar:
-            self._bar.update(self._task, completed=line.finished, reward=f"{line.reward:.3f}", heldout=self.heldout)
+            self._bar.update(
+                self._task, completed=line.finished, reward=f"{line.reward:.3f}", heldout=self.heldout
+            )
             return
         per_iteration = (time.monotonic() - self.started) / (line.finished - self.first)
         left = time.strftime("%H:%M:%S", time.gmtime(per_iteration * (self.total - line.finished)))
         flat = "" if line.zero_variance is None else f"  flat groups {line.zero_variance:.0%}"
         self.say(
-            f"iteration {line.finished}/{self.total}  reward {line.reward:.3f}{flat}  held-out {self.heldout}  "
-            f"{line.seconds:.1f} s  left {left}"
+            f"iteration {line.finished}/{self.total}  reward {line.reward:.3f}{flat}  "
+            f"held-out {self.heldout}  {line.seconds:.1f} s  left {left}"
         )
 
 
 def before_after_table(before: Evaluation, after: Evaluation, measures: Sequence[str]) -> Table:
     """A row a measure: before, after, and the difference scene by scene."""
-    table = Table(
-        title=f"Held-out scenes: {len(after.scene_ids)}, {_how(after)}", title_justify="left"
-    )
+    table = Table(title=f"Held-out scenes: {len(after.scene_ids)}, {_how(after)}", title_justify="left")
     for column in ("measure", "before", "after", "difference"):
         table.add_column(column, justify="left" if column == "measure" else "right")
     for measure in measures:

@@ -10,7 +10,7 @@ import torch
 class Randomness:
     """Every stream of random numbers that one iteration of one process may draw from.
 
-    A stream depends on nothing but its name, so a resumed run draws what an uninterrupted one would have drawn.
+    A stream depends on nothing but its name, so a resumed run draws what a straight one does.
     """
 
     seed: int

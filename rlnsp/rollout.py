@@ -81,7 +81,9 @@ def rollout(
         generator = randomness.generator("steps")
         for number in range(sampler.num_steps):
             if number not in window:
-                walk.x, _ = _in_chunks(policy, walk, sigmas, number, condition, _noiseless(sampler), chunk_size)
+                walk.x, _ = _in_chunks(
+                    policy, walk, sigmas, number, condition, _noiseless(sampler), chunk_size
+                )
                 continue
             mean, std = _in_chunks(policy, walk, sigmas, number, condition, sampler, chunk_size)
             if len(walk.rows) < len(group):
@@ -129,7 +131,8 @@ def sample(
     sigmas = policy.sigmas(num_steps or sampler.num_steps)
     scale = sampler.guidance_scale if guidance_scale is None else guidance_scale
     sampler = replace(sampler, rule="ode", guidance_scale=scale)
-    decoding = torch.Generator().manual_seed(int(torch.randint(2**62, (), generator=generator)))
+    # Decoding must take nothing from the stream that the next scenes' noise comes from.
+    decoding = torch.Generator().manual_seed(generator.initial_seed() + 1)
     clips: list[Video] = []
     with torch.no_grad():
         for start in range(0, len(scenes), chunk_size):

@@ -37,7 +37,7 @@ class RunFolder:
             )
 
     def open(self, config: RunConfig, finished: int) -> None:
-        """Write what is known before the first iteration, and forget metrics from after ``finished`` of them."""
+        """Write what is known at the start, and forget metrics from after ``finished`` iterations."""
         for name in ("samples", "checkpoints"):
             (self.path / name).mkdir(parents=True, exist_ok=True)
         self.write("config.yaml", to_yaml(config))
@@ -108,7 +108,9 @@ def _git() -> dict[str, Any] | None:
     here = Path(__file__).parent
 
     def ask(*command: str) -> str:
-        done = subprocess.run(["git", "-C", here, *command], capture_output=True, text=True, check=True, timeout=20)
+        done = subprocess.run(
+            ["git", "-C", here, *command], capture_output=True, text=True, check=True, timeout=20
+        )
         return done.stdout.strip()
 
     try:

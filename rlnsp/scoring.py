@@ -70,9 +70,9 @@ def check_scenes(rewards: Sequence[BuiltReward], scenes: Sequence[Scene]) -> Non
 def score(rewards: Sequence[BuiltReward], samples: Sequence[Sample], max_drop_share: float = 1.0) -> Scores:
     """Every reward's raw score of every sample.  Asynchronous rewards run while the others do.
 
-    A sample that its reward answered None for is unscored and leaves its group.  A reward that raises, or answers
-    with a number that is not finite, has failed: with ``on_failure`` raise the run stops; with drop, the samples
-    concerned are unscored (for an exception: the scenes that raise when called one at a time).
+    A sample that its reward answered None for is unscored and leaves its group.  A reward that raises, or
+    answers with a number that is not finite, has failed: with ``on_failure`` raise the run stops; with drop,
+    the samples concerned are unscored (for an exception: the scenes that raise when called one at a time).
 
     Raises:
         RewardFailed: a reward failed; or more than ``max_drop_share`` of the samples went unscored.
@@ -94,7 +94,7 @@ def score(rewards: Sequence[BuiltReward], samples: Sequence[Sample], max_drop_sh
         counts = ", ".join(f"{name} {int(values.isnan().sum())}" for name, values in raw.items())
         raise RewardFailed(
             f"{dropped:.0%} of {len(samples)} samples could not be scored (by reward: {counts}); at most "
-            f"{max_drop_share:.0%} may: see why with `rlnsp reward test`, or raise trainer.max_drop_share"
+            f"{max_drop_share:.0%} may: repair what fails, or raise trainer.max_drop_share"
         )
     return scores
 
@@ -102,18 +102,21 @@ def score(rewards: Sequence[BuiltReward], samples: Sequence[Sample], max_drop_sh
 def _build(name: str, slot: RewardSlot) -> Callable[[Sequence[Sample]], Answer | Awaitable[Answer]]:
     settings = plugin_settings("rewards", slot, where=f"rewards.{name}")
     found = plugins.find("rewards", slot.use)
-    if inspect.isclass(found):
-        return found() if settings is None else found(settings)
+    if isinstance(found, type):
+        make: Callable[..., Any] = found
+        return make() if settings is None else make(settings)
     if not callable(found):
-        raise ConfigError(f"rewards.{name}.use: {slot.use} is a {type(found).__name__}; give a class or a function")
+        raise ConfigError(
+            f"rewards.{name}.use: {slot.use} is a {type(found).__name__}; give a class or a function"
+        )
     return from_function(found)
 
 
 def from_function(function: Callable[..., Any]) -> Callable[[Sequence[Sample]], Any]:
     """A reward out of ``f(prompts, completions, **columns)``, TRL's form; completions are the videos.
 
-    Every column of the manifest comes as a list with one value a sample.  A function without ``**columns`` gets those
-    that it names.  A function without ``completions`` is called with the samples.
+    Every column of the manifest comes as a list with one value a sample.  A function without ``**columns``
+    gets those that it names.  A function without ``completions`` is called with the samples.
     """
     parameters = inspect.signature(function).parameters
     if "completions" not in parameters:
@@ -166,7 +169,7 @@ def _in_background(coroutine: Any) -> "Future[Answer]":
 
 @lru_cache(maxsize=1)
 def _loop() -> asyncio.AbstractEventLoop:
-    # One loop for the life of the process: clients keep connections that belong to the loop they were opened in.
+    # One loop for the life of the process: clients keep connections that belong to the loop of their opening.
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="rlnsp-rewards", daemon=True).start()
     return loop
@@ -178,14 +181,17 @@ def _checked(reward: BuiltReward, samples: Sequence[Sample], answer: Any) -> Ten
         values = list(answer)
     except TypeError as error:
         got = type(answer).__name__
-        raise RewardFailed(f"reward {reward.name!r} must return a list, a number a sample; got {got}") from error
+        raise RewardFailed(
+            f"reward {reward.name!r} must return a list, a number a sample; got {got}"
+        ) from error
     if len(values) != len(samples):
         raise RewardFailed(
             f"reward {reward.name!r} returned {len(values)} values for {len(samples)} samples; "
             "return one a sample, in order, and None for one that cannot be scored"
         )
     return torch.tensor(
-        [_number(reward, sample, value) for sample, value in zip(samples, values, strict=True)], dtype=torch.float32
+        [_number(reward, sample, value) for sample, value in zip(samples, values, strict=True)],
+        dtype=torch.float32,
     )
 
 
@@ -196,7 +202,8 @@ def _number(reward: BuiltReward, sample: Sample, value: Any) -> float:
         number = float(value)
     except (TypeError, ValueError) as error:
         raise RewardFailed(
-            f"reward {reward.name!r}, scene {sample.scene.id!r}: a score must be a number or None; got {value!r}"
+            f"reward {reward.name!r}, scene {sample.scene.id!r}: "
+            f"a score must be a number or None; got {value!r}"
         ) from error
     if math.isfinite(number):
         return number

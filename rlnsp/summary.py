@@ -26,8 +26,8 @@ def summarise(
         error: what went wrong.
 
     Returns:
-        ``heldout`` has the metric, ``heldout_all`` every measure; ci95 is of ``after``, or of ``before`` where there
-        is no after.  Numbers that are not known are null.
+        ``heldout`` has the metric, ``heldout_all`` every measure; ci95 is of ``after``, or of ``before``
+        where there is no after.  Numbers that are not known are null.
     """
     before = Evaluation(**record["before"]) if "before" in record else None
     latest = after or before

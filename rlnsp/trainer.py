@@ -14,7 +14,7 @@ from rlnsp.checkpoint import Trained
 from rlnsp.config import plugin_settings
 from rlnsp.data import SceneOrder, heldout_scenes, train_scenes
 from rlnsp.ema import EMA
-from rlnsp.evaluate import DISTANCE, Evaluation, evaluate
+from rlnsp.evaluate import Evaluation, evaluate
 from rlnsp.interruption import Interrupted, Interruption
 from rlnsp.opening import open_policy
 from rlnsp.optimisation import Optimisation, TrainingFailed, make_optimizer
@@ -91,12 +91,14 @@ class Run:
         self.ema = EMA(trained, trainer.ema_decay) if trainer.ema_decay else None
         self.trained = Trained(policy=self.policy, optimizer=self.optimise.optimizer, ema=self.ema)
         self.accelerator = Accelerator(
-            cpu=next(iter(trained.values())).device.type == "cpu", log_with="tensorboard", project_dir=folder.path
+            cpu=next(iter(trained.values())).device.type == "cpu",
+            log_with="tensorboard",
+            project_dir=folder.path,
         )
         if self.accelerator.num_processes > 1:
             raise ConfigError(
-                f"accelerate started {self.accelerator.num_processes} processes, but this version trains in one: "
-                "start it by `rlnsp train` alone"
+                f"accelerate started {self.accelerator.num_processes} processes, but this version trains in "
+                "one: start it by `rlnsp train` alone"
             )
         self.metric = next(reward.name for reward in rewards if reward.weight)
         self.finished = 0
@@ -112,7 +114,9 @@ class Run:
         """
         newest = checkpoint.newest_intact(self.folder.checkpoints)
         if newest is None:
-            raise ConfigError(f"--resume {self.folder.path}: has no intact checkpoint; start the run anew elsewhere")
+            raise ConfigError(
+                f"--resume {self.folder.path}: has no intact checkpoint; start the run anew elsewhere"
+            )
         self.finished, self.record = checkpoint.load(newest, self.trained)
 
     def run(self) -> int:
@@ -250,11 +254,14 @@ class Run:
     def _say_start(self) -> None:
         trainer, count = self.config.trainer, sum(p.numel() for _, p in self.policy.named_trainable())
         self.display.say(
-            f"{count:,} trained parameters in {trainer.precision}; an iteration is {trainer.scenes_per_iteration} scenes "
-            f"x {trainer.group_size} samples; held out: {len(self.heldout)} scenes; run folder: {self.folder.path}"
+            f"{count:,} trained parameters in {trainer.precision}; an iteration is "
+            f"{trainer.scenes_per_iteration} scenes x {trainer.group_size} samples; "
+            f"held out: {len(self.heldout)} scenes; run folder: {self.folder.path}"
         )
         if trainer.updates_per_rollout == 1:
-            self.display.say("one update a rollout: the ratio is 1 throughout and the clip cannot act, as it should be")
+            self.display.say(
+                "one update a rollout: the ratio is 1 throughout and the clip cannot act, as it should be"
+            )
 
 
 class _Clock:
@@ -272,7 +279,9 @@ class _Clock:
 def _reward_metrics(scores: Scores) -> dict[str, Any]:
     """Each reward's mean as it came, and the weighted sum that is optimised."""
     means = {name: float(values.nanmean()) for name, values in scores.raw.items()}
-    spreads = {name: float((values - means[name]).square().nanmean().sqrt()) for name, values in scores.raw.items()}
+    spreads = {
+        name: float((values - means[name]).square().nanmean().sqrt()) for name, values in scores.raw.items()
+    }
     total = sum(scores.weights[name] * mean for name, mean in means.items() if scores.weights[name])
     return {
         "reward": total,

@@ -62,7 +62,7 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class Condition:
-    """What the denoiser attends to, one row a scene or a sample, with the row that stands for 'no condition'."""
+    """What the denoiser attends to, a row a scene or a sample, and the row that stands for 'no condition'."""
 
     embeds: Tensor
     """(B, L, D)."""
@@ -139,7 +139,7 @@ class Batch:
     scene: Tensor
     """(T,) long; each transition's row of ``condition``."""
     total: int
-    """Transitions that the loss is averaged over; more than ``len`` where those without effect are left out."""
+    """Transitions that the loss is averaged over; above ``len`` where those without effect are left out."""
     reference_condition: Condition | None = None
     """As ``condition``, by the policy before RL.  None: the same, since RL does not change what encodes."""
     old_mean: Tensor | None = None
@@ -152,7 +152,9 @@ class Batch:
         """The transitions at ``index``, a slice or a long tensor."""
         shared = {"condition", "reference_condition", "total"}
         rows = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in shared}
-        return replace(self, **{name: None if value is None else value[index] for name, value in rows.items()})
+        return replace(
+            self, **{name: None if value is None else value[index] for name, value in rows.items()}
+        )
 
     def split(self, size: int) -> Iterator[Batch]:
         """Consecutive parts of at most ``size`` transitions."""

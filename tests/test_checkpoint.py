@@ -17,7 +17,9 @@ def trained(width=8, ema=True):
     for _, value in policy.named_trainable():
         value.grad = torch.ones_like(value)
     optimizer.step()
-    return Trained(policy=policy, optimizer=optimizer, ema=EMA(dict(policy.named_trainable()), 0.9) if ema else None)
+    return Trained(
+        policy=policy, optimizer=optimizer, ema=EMA(dict(policy.named_trainable()), 0.9) if ema else None
+    )
 
 
 def test_a_checkpoint_gives_back_what_was_saved(tmp_path):
@@ -30,7 +32,9 @@ def test_a_checkpoint_gives_back_what_was_saved(tmp_path):
     one.optimizer.step()
     path = save(tmp_path, 7, one, {"wall_s": 1.5}, keep_last=2)
     assert checkpoint.load(path, other) == (7, {"wall_s": 1.5})
-    for (name, value), (_, same) in zip(one.policy.named_trainable(), other.policy.named_trainable(), strict=True):
+    for (name, value), (_, same) in zip(
+        one.policy.named_trainable(), other.policy.named_trainable(), strict=True
+    ):
         assert torch.equal(value, same)
         assert torch.equal(one.ema.average[name], other.ema.average[name])
         for key, state in one.optimizer.state[value].items():

@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rlnsp.evaluate import DISTANCE, bootstrap_mean, distance_to_future, evaluate, paired_difference
+from rlnsp.evaluate import DISTANCE, bootstrap_mean, distances_to_future, evaluate, paired_difference
 from rlnsp.manifest import write_clip
 from rlnsp.scoring import BuiltReward
 from rlnsp.settings import EvaluationConfig, SamplerConfig
@@ -19,11 +19,10 @@ def brightness(samples):
     return [float(one.frames.mean()) for one in samples]
 
 
-def run(call=brightness, policy=None, scenes=SCENES, **settings):
-    policy = policy or ToyPolicy(ToyPolicy.Config())
-    config = EvaluationConfig(num_scenes=len(scenes), bootstrap=200, **settings)
-    rewards = [BuiltReward(name="bright", call=call)]
-    return evaluate(policy, scenes, rewards, SamplerConfig(), config, chunk_size=2, keep=2)
+def run(call=brightness, chunk_size=5, **settings):
+    config = EvaluationConfig(num_scenes=len(SCENES), bootstrap=200, **settings)
+    rewards, policy = [BuiltReward(name="bright", call=call)], ToyPolicy(ToyPolicy.Config())
+    return evaluate(policy, SCENES, rewards, SamplerConfig(), config, chunk_size=chunk_size, keep=2)
 
 
 def test_an_evaluation_says_how_it_was_made():
@@ -39,6 +38,11 @@ def test_scores_are_means_over_seeds():
     expected = (np.array(first.scores["bright"]) + np.array(second.scores["bright"])) / 2
     np.testing.assert_allclose(both.scores["bright"], expected)
     assert first.scores["bright"] != second.scores["bright"]
+
+
+def test_chunks_change_no_score():
+    small, whole = (run(num_seeds=2, chunk_size=chunk_size) for chunk_size in (2, 5))
+    np.testing.assert_allclose(small.scores["bright"], whole.scores["bright"], rtol=1e-3)
 
 
 def test_the_same_seed_gives_the_same_clips():
@@ -80,16 +84,19 @@ def test_a_paired_difference_is_narrower_than_the_difference_of_two_intervals():
 def test_a_true_future_has_distance_zero_and_its_negative_does_not():
     scene = scenes("heldout", 1, 0)[0]
     true = futures(scene.context, 1, 0)[0]
-    assert distance_to_future(Sample(scene=scene, frames=true, fps=8.0)) == 0
-    assert distance_to_future(Sample(scene=scene, frames=255 - true, fps=8.0)) > 0.1
+    clips = [Sample(scene=scene, frames=frames, fps=8.0) for frames in (true, 255 - true)]
+    same, negative = distances_to_future(clips)
+    assert same == 0
+    assert negative > 0.1
 
 
 def test_a_scenes_own_video_is_its_true_future(tmp_path):
     clip = np.full((3, 16, 16, 3), 100, dtype=np.uint8)
     write_clip(tmp_path / "clip.mp4", clip, 8.0)
     scene = Scene(id="a", context="not of the world", video=tmp_path / "clip.mp4")
-    assert distance_to_future(Sample(scene=scene, frames=clip + 51, fps=8.0)) == pytest.approx(0.2, abs=0.01)
-    assert math.isnan(distance_to_future(Sample(scene=scene, frames=clip[:2], fps=8.0)))
+    brighter, shorter = (Sample(scene=scene, frames=frames, fps=8.0) for frames in (clip + 51, clip[:2]))
+    assert distances_to_future([brighter, brighter]) == pytest.approx([0.2, 0.2], abs=0.01)
+    assert math.isnan(distances_to_future([shorter])[0])
 
 
 def test_where_no_future_is_known_there_is_no_distance():

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ class Counting(ToyPolicy):
         return super().velocity(x, sigma, condition, guidance_scale)
 
 
-def toy(kind=ToyPolicy, trained=True):
+def toy(kind: Any = ToyPolicy, trained: bool = True) -> Any:
     policy = kind(ToyPolicy.Config())
     if trained:
         for _, value in policy.named_trainable():

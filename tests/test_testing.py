@@ -56,7 +56,11 @@ WRONG = [
     ("named_trainable", lambda self: iter([]), "at least one parameter"),
     ("load_adapter", lambda self, folder: None, "bring back"),
     ("decode", lambda self, x, g: Video(frames=np.zeros((len(x), 2, 4, 4, 3)), fps=8.0), "must be uint8"),
-    ("decode", lambda self, x, g: Video(frames=np.zeros((1, 2, 4, 4, 3), np.uint8), fps=8.0), r"must be \(B, F"),
+    (
+        "decode",
+        lambda self, x, g: Video(frames=np.zeros((1, 2, 4, 4, 3), np.uint8), fps=8.0),
+        r"must be \(B, F",
+    ),
 ]
 
 
@@ -130,7 +134,8 @@ def keeps_nan(grpo, trajectory, scores):
 
 
 @pytest.mark.parametrize(
-    ("methods", "says"), [({"loss": detached}, "reaches the policy"), ({"credit": keeps_nan}, "not spread NaN")]
+    ("methods", "says"),
+    [({"loss": detached}, "reaches the policy"), ({"credit": keeps_nan}, "not spread NaN")],
 )
 def test_an_algorithm_that_breaks_the_seam_is_told_how(methods, says):
     check_algorithm(lambda sampler: Wrong(sampler))

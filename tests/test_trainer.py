@@ -11,7 +11,15 @@ from safetensors.torch import load_file
 
 from rlnsp.config import ConfigError, load, to_yaml
 from rlnsp.manifest import read_clip
-from rlnsp.settings import EvaluationConfig, RewardSlot, RunConfig, SamplerConfig, Slot, TrainerConfig, WindowConfig
+from rlnsp.settings import (
+    EvaluationConfig,
+    RewardSlot,
+    RunConfig,
+    SamplerConfig,
+    Slot,
+    TrainerConfig,
+    WindowConfig,
+)
 from rlnsp.testing import ToyPolicy
 from rlnsp.trainer import train
 
@@ -45,7 +53,13 @@ def toy(tmp_path):
     (tmp_path / "mine.py").write_text(REWARDS)
 
     def config(reward="brightness", weight=1.0, seed=0, evaluation=None, **trainer):
-        settings = {"num_iterations": 4, "scenes_per_iteration": 2, "group_size": 6, "learning_rate": 1e-2, "save_every": 2}
+        settings = {
+            "num_iterations": 4,
+            "scenes_per_iteration": 2,
+            "group_size": 6,
+            "learning_rate": 1e-2,
+            "save_every": 2,
+        }
         return RunConfig(
             seed=seed,
             policy=Slot(use="rlnsp.testing:ToyPolicy"),
@@ -124,8 +138,8 @@ def test_metrics_have_what_must_always_be_logged(toy, tmp_path):
     train(toy(), tmp_path / "run")
     line = next(line for line in metrics_of(tmp_path / "run") if line["iteration"] == 3)
     assert {
-        "reward", "reward/mine", "reward_std/mine", "dropped", "advantage_std", "zero_variance_groups", "ratio",
-        "log_ratio_max", "clip_fraction", "approx_kl", "drift_max", "grad_norm", "loss", "seconds",
+        "reward", "reward/mine", "reward_std/mine", "dropped", "advantage_std", "zero_variance_groups",
+        "ratio", "log_ratio_max", "clip_fraction", "approx_kl", "drift_max", "grad_norm", "loss", "seconds",
     } <= set(line)  # fmt: skip
     assert line["log_ratio_max"] == 0
 
@@ -199,9 +213,20 @@ def test_groups_without_a_difference_change_no_count_of_steps(toy, tmp_path):
 def test_a_signal_saves_and_the_run_goes_on_from_there(toy, tmp_path, number, code):
     run = tmp_path / "run"
     (tmp_path / "toy.yaml").write_text(to_yaml(toy("slow", num_iterations=10_000, save_every=0)))
-    command = [sys.executable, "-m", "rlnsp", "train", "--config", str(tmp_path / "toy.yaml"), "--output", str(run)]
+    command = [
+        sys.executable,
+        "-m",
+        "rlnsp",
+        "train",
+        "--config",
+        str(tmp_path / "toy.yaml"),
+        "--output",
+        str(run),
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and process.poll() is None:
             if (run / "metrics.jsonl").is_file() and (run / "metrics.jsonl").read_text().count("\n") > 3:

@@ -80,7 +80,7 @@ class Unified:
         """Load what ``config`` names, or take ``model``, and add a zero adapter to its DiT.
 
         Raises:
-            ValueError: settings that the weights cannot meet; a missing or damaged file (``ConfigError``).
+            ConfigError: settings that the weights cannot meet; a missing or damaged file.
         """
         import torch
 
@@ -170,7 +170,7 @@ class Unified:
         """Read what ``save_adapter`` wrote.
 
         Raises:
-            ValueError: a missing or damaged file, or an adapter of another shape.
+            ConfigError: a missing or damaged file, or an adapter of another shape.
         """
         from policies.unified import files
         from policies.unified.lora import load_lora

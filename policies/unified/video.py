@@ -15,6 +15,8 @@ from diffusers.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTXVid
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from torch import Generator, Tensor
 
+from rlnsp.settings import ConfigError
+
 
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
@@ -92,11 +94,11 @@ def schedule(scheduler: FlowMatchEulerDiscreteScheduler, num_steps: int, num_tok
     The shift is linear in the token count, its constants are the scheduler's config.
 
     Raises:
-        ValueError: no such schedule exists for ``num_steps``.
+        ConfigError: no such schedule exists for ``num_steps``.
     """
     config = scheduler.config
     if num_steps < 1 or (num_steps == 1 and config.get("shift_terminal")):
-        raise ValueError(
+        raise ConfigError(
             f"num_steps={num_steps}: LTX's schedule, which ends on a set sigma, needs at least 2 steps."
         )
     few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)

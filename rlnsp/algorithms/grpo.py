@@ -31,24 +31,25 @@ class GRPO:
         clip: float = 1e-4
         """On the mean log-ratio over latent dimensions (DanceGRPO's script)."""
         clip_nats: float | None = None
-        """In place of ``clip``: on the joint log-ratio, so that it means the same for every size of latent."""
+        """In place of ``clip``: on the joint log-ratio, so that it means the same for any size of latent."""
         advantage_clip: float = 5.0
         """Largest absolute advantage (DanceGRPO's script; also Flow-GRPO's)."""
         scale: Scale = "group"
-        """What a group's deviations are divided by (GRPO, arXiv:2402.03300, and DanceGRPO: the group's std)."""
+        """What deviations are divided by (GRPO, arXiv:2402.03300, and DanceGRPO: the group's std)."""
         kl_coefficient: float = 0.0
         """Of the divergence from the policy before RL, a latent dimension (DanceGRPO: none)."""
         best_k: int = 0
         """Train on this many best samples of a group; 0 with ``worst_k`` 0: on all (the paper: 4 of 24)."""
         worst_k: int = 0
-        """And on this many worst ones; mean and std are those of the whole group all the same (the paper: 4)."""
+        """And on this many worst ones; mean and std stay those of the whole group (the paper: 4)."""
         aggregation: Combine = "normalize_then_sum"
         """How several rewards become one score (GDPO, arXiv:2601.05242)."""
 
         def __post_init__(self) -> None:
             require(0 < self.clip < 1, f"clip must be between 0 and 1; got {self.clip}")
             require(
-                self.clip_nats is None or self.clip_nats > 0, f"clip_nats must be positive; got {self.clip_nats}"
+                self.clip_nats is None or self.clip_nats > 0,
+                f"clip_nats must be positive; got {self.clip_nats}",
             )
             require(self.advantage_clip > 0, f"advantage_clip must be positive; got {self.advantage_clip}")
             require(self.kl_coefficient >= 0, f"kl_coefficient must be 0 or more; got {self.kl_coefficient}")
@@ -68,8 +69,9 @@ class GRPO:
     def credit(self, trajectory: Trajectory, scores: Scores) -> tuple[Batch, Stats]:
         """Every trained step of a sample gets the sample's advantage over its group.
 
-        Samples that could not be scored leave their group.  Those of advantage exactly 0 add nothing to the loss
-        (without a KL term), so they are left out of the batch, but not of ``total``, the count it is averaged over.
+        Samples that could not be scored leave their group.  Those of advantage exactly 0 add nothing to the
+        loss (without a KL term), so they are left out of the batch, but not of ``total``, the count that the
+        loss is averaged over.
         """
         config, group = self.config, trajectory.group
         score, advantage = self._advantage(scores, group)
@@ -112,7 +114,7 @@ class GRPO:
         how = self.config.aggregation if several else "sum_then_normalize"
         score = combine_rewards(raw, weights, group, how)
         if how == "normalize_then_sum" and self.config.scale == "group":
-            # Terms have their group's scale already; a second one would blow up what is left where they cancel.
+            # Terms have their group's scale already; a second one would blow up what is left of a tie.
             return score, score.nan_to_num() / weights.abs().sum()
         return score, group_advantages(score, group, self.config.scale)
 
@@ -152,7 +154,7 @@ def _flatten(trajectory: Trajectory, advantage: Tensor, taken: Tensor, total: in
 def _movement(
     log_ratio: Tensor, advantage: Tensor, clip: float, mean: Tensor, old_mean: Tensor, std: Tensor
 ) -> dict[str, Tensor]:
-    """How far the policy is from the one that sampled; names that end in ``_max`` are maxima, the others means."""
+    """How far the policy is from the one that sampled; ``_max`` names are maxima, the others means."""
     log_ratio = log_ratio.detach()
     beyond = (log_ratio.expm1() * advantage.sign()) > clip
     return {

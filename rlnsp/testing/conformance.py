@@ -1,4 +1,4 @@
-"""What each seam asks of a plug-in beyond its names.  Every check raises AssertionError and says what is wrong."""
+"""What each seam asks of a plug-in beyond its names.  A check that fails says what is wrong."""
 
 import math
 import tempfile
@@ -42,7 +42,9 @@ def check_policy(policy: Policy, scenes: Sequence[Scene], tolerance: float = 1e-
     assert x.dtype == torch.float32, f"noise must be fp32; got {x.dtype}"
     assert torch.equal(x, policy.noise(len(scenes), _generator())), "noise must come from its generator alone"
     spread = 6 * math.sqrt(2 / x.numel())
-    assert abs(float(x.var()) - 1) < spread, f"noise must be standard normal; its variance is {float(x.var()):.3f}"
+    assert abs(float(x.var()) - 1) < spread, (
+        f"noise must be standard normal; its variance is {float(x.var()):.3f}"
+    )
 
     condition = policy.encode(scenes)
     assert len(condition.embeds) == len(scenes), "encode must give a row a scene"
@@ -55,19 +57,32 @@ def check_policy(policy: Policy, scenes: Sequence[Scene], tolerance: float = 1e-
     sigma = sigmas[1].to(x).expand(len(x))
     with torch.no_grad():
         v = policy.velocity(x, sigma, condition)
-        assert v.shape == x.shape, f"velocity must have the shape of x, {tuple(x.shape)}; got {tuple(v.shape)}"
+        assert v.shape == x.shape, (
+            f"velocity must have the shape of x, {tuple(x.shape)}; got {tuple(v.shape)}"
+        )
         assert v.dtype == torch.float32, f"velocity must be fp32; got {v.dtype}"
         assert bool(v.isfinite().all()), "velocity must be finite"
         again = policy.velocity(x, sigma, condition)
-        assert torch.equal(v, again), "the same call must give the same velocity: turn off dropout and random kernels"
-        rows = [policy.velocity(x[i : i + 1], sigma[:1], condition.take(torch.tensor([i]))) for i in range(len(x))]
+        assert torch.equal(v, again), (
+            "the same call must give the same velocity: turn off dropout and random kernels"
+        )
+        rows = [
+            policy.velocity(x[i : i + 1], sigma[:1], condition.take(torch.tensor([i]))) for i in range(len(x))
+        ]
         _assert_close(torch.cat(rows), v, tolerance, "velocity of one row must not depend on the other rows")
         null = policy.velocity(x, sigma, condition, 0.0)
         guided = policy.velocity(x, sigma, condition, 2.0)
-        _assert_close(guided, null + 2 * (v - null), tolerance, "guidance w must be v(null) + w (v(condition) - v(null))")
+        _assert_close(
+            guided,
+            null + 2 * (v - null),
+            tolerance,
+            "guidance w must be v(null) + w (v(condition) - v(null))",
+        )
         with policy.reference():
             reference = policy.velocity(x, sigma, condition)
-        assert torch.equal(v, policy.velocity(x, sigma, condition)), "reference() must be undone when it is left"
+        assert torch.equal(v, policy.velocity(x, sigma, condition)), (
+            "reference() must be undone when it is left"
+        )
 
     trained = dict(policy.named_trainable())
     assert trained, "named_trainable must list at least one parameter"
@@ -75,7 +90,9 @@ def check_policy(policy: Policy, scenes: Sequence[Scene], tolerance: float = 1e-
     assert not frozen, f"named_trainable lists parameters without gradient: {frozen[:3]}"
     loss = policy.velocity(x, sigma, policy.encode(scenes)).square().mean()
     grads = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
-    assert any(g is not None and bool(g.any()) for g in grads), "no gradient of velocity reaches a trained parameter"
+    assert any(g is not None and bool(g.any()) for g in grads), (
+        "no gradient of velocity reaches a trained parameter"
+    )
 
     _check_adapter(policy, x, sigma, scenes, reference)
     _check_decoding(policy, x)
@@ -93,23 +110,31 @@ def check_reward(
     """
     before = [sample.frames.copy() for sample in samples]
     values = list(reward(samples))
-    assert len(values) == len(samples), f"a reward must return one value a sample: {len(samples)}; got {len(values)}"
+    assert len(values) == len(samples), (
+        f"a reward must return one value a sample: {len(samples)}; got {len(values)}"
+    )
     for sample, value in zip(samples, values, strict=True):
         if value is not None:
             number = float(value)
-            assert math.isfinite(number), f"scene {sample.scene.id!r}: a score must be finite or None; got {value!r}"
+            assert math.isfinite(number), (
+                f"scene {sample.scene.id!r}: a score must be finite or None; got {value!r}"
+            )
     for old, sample in zip(before, samples, strict=True):
         assert np.array_equal(old, sample.frames), "a reward must not write into the frames it is given"
     if not deterministic:
         return
-    assert list(reward(samples)) == values, "asked twice, the reward answers differently; pass deterministic=False"
+    assert list(reward(samples)) == values, (
+        "asked twice, the reward answers differently; pass deterministic=False"
+    )
     ids = list(dict.fromkeys(sample.scene.id for sample in samples))
     order = [i for wanted in reversed(ids) for i, sample in enumerate(samples) if sample.scene.id == wanted]
     turned = list(reward([samples[i] for i in order]))
     assert turned == [values[i] for i in order], "scores must follow their samples when scenes change places"
 
 
-def check_algorithm(build: Callable[[SamplerConfig], Algorithm], sampler: SamplerConfig | None = None) -> None:
+def check_algorithm(
+    build: Callable[[SamplerConfig], Algorithm], sampler: SamplerConfig | None = None
+) -> None:
     """Assert that an algorithm keeps to ``rlnsp.protocols.Algorithm``, on a ``ToyPolicy``.
 
     Args:
@@ -123,7 +148,9 @@ def check_algorithm(build: Callable[[SamplerConfig], Algorithm], sampler: Sample
     raw = torch.tensor([0.0, 1.0, 2.0, 4.0] * 2)
     batch, stats = algorithm.credit(trajectory, _scores(raw))
     assert len(batch), "scores that differ must give transitions to train on"
-    assert batch.total >= len(batch), f"total counts all transitions: at least {len(batch)}; got {batch.total}"
+    assert batch.total >= len(batch), (
+        f"total counts all transitions: at least {len(batch)}; got {batch.total}"
+    )
     _assert_numbers(stats, "credit")
 
     loss, stats = algorithm.loss(policy, present(policy, batch, scenes))
@@ -137,10 +164,14 @@ def check_algorithm(build: Callable[[SamplerConfig], Algorithm], sampler: Sample
     missing = raw.clone()
     missing[0] = math.nan
     batch, _ = algorithm.credit(trajectory, _scores(missing))
-    assert bool(batch.advantage.isfinite().all()), "a sample that was not scored must leave its group, not spread NaN"
+    assert bool(batch.advantage.isfinite().all()), (
+        "a sample that was not scored must leave its group, not spread NaN"
+    )
 
 
-def _check_adapter(policy: Policy, x: Tensor, sigma: Tensor, scenes: Sequence[Scene], reference: Tensor) -> None:
+def _check_adapter(
+    policy: Policy, x: Tensor, sigma: Tensor, scenes: Sequence[Scene], reference: Tensor
+) -> None:
     trained = dict(policy.named_trainable())
     kept = {name: value.detach().clone() for name, value in trained.items()}
     generator = _generator()
@@ -154,7 +185,9 @@ def _check_adapter(policy: Policy, x: Tensor, sigma: Tensor, scenes: Sequence[Sc
             assert torch.equal(still, reference) or policy.encodes_with_trained_parts(), (
                 "inside reference() the trained parameters must have no effect"
             )
-            assert not torch.equal(changed, still), "outside reference() the trained parameters must have an effect"
+            assert not torch.equal(changed, still), (
+                "outside reference() the trained parameters must have an effect"
+            )
             policy.save_adapter(Path(folder))
             for name, value in trained.items():
                 value.copy_(kept[name])
@@ -192,7 +225,9 @@ def _generator() -> torch.Generator:
 
 def _assert_close(a: Tensor, b: Tensor, tolerance: float, claim: str) -> None:
     difference = float((a - b).abs().max())
-    assert difference <= tolerance * max(1.0, float(b.abs().max())), f"{claim}; the difference is {difference:.3g}"
+    assert difference <= tolerance * max(1.0, float(b.abs().max())), (
+        f"{claim}; the difference is {difference:.3g}"
+    )
 
 
 def _assert_numbers(stats: Any, where: str) -> None:

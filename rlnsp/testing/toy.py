@@ -18,11 +18,11 @@ PATCH = 4
 
 
 class ToyPolicy:
-    """Gaussian data by its exact velocity, plus a small network of which the last layer starts at zero: the adapter.
+    """Gaussian data by its exact velocity, plus a small network whose last layer starts at zero: the adapter.
 
-    Data latents are independent normals of mean 0 and a given std; for those the velocity is known.  A token is a
-    square of one colour, its channels red, green and blue through a sigmoid.  Scenes differ by a hash of their
-    context, which only the network sees.
+    Data latents are independent normals of mean 0 and a given std; for those the velocity is known.  A token
+    is a square of one colour, its channels red, green and blue through a sigmoid.  Scenes differ by a hash of
+    their context, which only the network sees.
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -46,19 +46,13 @@ class ToyPolicy:
         self.config = config
         generator = torch.Generator().manual_seed(config.seed)
         width = config.width
-        self.network = nn.ModuleDict(
-            {
-                "encoder": nn.Linear(width, width, bias=False),
-                "inner": nn.Linear(self.channels + 1 + width, width),
-                "outer": nn.Linear(width, self.channels),
-            }
-        )
+        self.network = _Network(self.channels, width)
         for value in self.network.parameters():
             value.data.normal_(generator=generator).mul_(width**-0.5)
-        for value in self.network["outer"].parameters():
+        for value in self.network.outer.parameters():
             value.data.zero_()
-        self.network["encoder"].requires_grad_(config.train_encoder)
-        self._first_encoder = self.network["encoder"].weight.detach().clone()
+        self.network.encoder.requires_grad_(config.train_encoder)
+        self._first_encoder = self.network.encoder.weight.detach().clone()
         self._adapter_on = True
 
     @property
@@ -69,7 +63,7 @@ class ToyPolicy:
     def encode(self, scenes: Sequence[Scene]) -> Condition:
         """One token a scene, from a hash of its context."""
         rows = torch.stack([self._features(scene.context) for scene in [*scenes, Scene(id="", context="")]])
-        weight = self.network["encoder"].weight if self._adapter_on else self._first_encoder
+        weight = self.network.encoder.weight if self._adapter_on else self._first_encoder
         embeds = nn.functional.linear(rows, weight)[:, None]
         mask = torch.ones(len(rows), 1, dtype=torch.bool)
         return Condition(embeds=embeds[:-1], mask=mask[:-1], null_embeds=embeds[-1:], null_mask=mask[-1:])
@@ -137,4 +131,12 @@ class ToyPolicy:
             return known.float()
         shape = (*x.shape[:2], -1)
         seen = torch.cat([x, s.expand(shape), embeds.mean(1, keepdim=True).expand(shape)], -1)
-        return (known + self.network["outer"](self.network["inner"](seen).tanh())).float()
+        return (known + self.network.outer(self.network.inner(seen).tanh())).float()
+
+
+class _Network(nn.Module):
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.encoder = nn.Linear(width, width, bias=False)
+        self.inner = nn.Linear(channels + 1 + width, width)
+        self.outer = nn.Linear(width, channels)

@@ -60,7 +60,9 @@ def split_of(event: Event) -> Split:
 def all_events(split: Split) -> Iterator[Event]:
     """Every composition of a split, without a star, in a fixed order."""
     for kind in KINDS:
-        directions: tuple[Direction, ...] = ("left", "right", "either") if kind == "rise" else ("left", "right")
+        directions: tuple[Direction, ...] = (
+            ("left", "right", "either") if kind == "rise" else ("left", "right")
+        )
         for actor, other in permutations(COLOURS, 2):
             for direction in directions:
                 for speed in ("slow", "fast"):

@@ -30,7 +30,9 @@ class Thing:
     width: NDArray
     height: NDArray
 
-    def holds(self, width: tuple[float, float], height: tuple[float, float], frames: slice = slice(None)) -> bool:
+    def holds(
+        self, width: tuple[float, float], height: tuple[float, float], frames: slice = slice(None)
+    ) -> bool:
         """True if its width and height stay within bounds in ``frames``; False where it is not there."""
         w, h = self.width[frames], self.height[frames]
         return bool(np.all((w >= width[0]) & (w <= width[1]) & (h >= height[0]) & (h <= height[1])))
@@ -53,7 +55,11 @@ def judge(event: Event, tracks: Tracks, clip: int) -> Checks:
 
     actor, other, light = thing(event.actor), thing(event.other), tracks.light[clip]
     with np.errstate(invalid="ignore"):
-        checks = _light(event, actor, other, light) if event.kind == "light" else {"bright": bool(light.min() > 150)}
+        checks = (
+            _light(event, actor, other, light)
+            if event.kind == "light"
+            else {"bright": bool(light.min() > 150)}
+        )
         if event.kind != "light":
             checks |= _CHECKS[event.kind](event, actor, other)
         lit = light > BRIGHT
@@ -100,7 +106,9 @@ def _push(event: Event, ball: Thing, box: Thing) -> Checks:
     return {
         "ball whole": _ball_whole(ball),
         "box whole": box.holds((7, 14.5), (7, 14.5)),
-        "on the floor": bool(np.all(np.abs(ball.y - (FLOOR - 5.5)) < 3) and np.all(np.abs(box.y - (FLOOR - 5.5)) < 3)),
+        "on the floor": bool(
+            np.all(np.abs(ball.y - (FLOOR - 5.5)) < 3) and np.all(np.abs(box.y - (FLOOR - 5.5)) < 3)
+        ),
         "ball approaches": bool(rest - ball.x[0] >= 9),
         "contact": bool(abs(gap) <= 4),
         "ball stops": ball.moves_at_most(3.5, slice(touch, None)),
@@ -188,9 +196,15 @@ def _light(event: Event, lamp: Thing, foot: Thing, light: NDArray) -> Checks:
         "stays lit": bool(lit[on:].all()),
         "dark shows nothing": bool(np.all(colour_in_dark < STRAY_AREA)),
         "lamp shines": bool(lit.any()) and lamp.holds((9, 17), (9, 17), shown),
-        "lamp in place": bool(lit.any() and np.all(np.abs(lamp.y[shown] - 25) < 4) and lamp.moves_at_most(2.5, shown)),
-        "foot in place": bool(lit.any()) and foot.holds((11, 20), (4, 9), shown) and foot.moves_at_most(2.5, shown),
-        "side": bool(lit.any() and np.all(lamp.x[shown] > SIZE / 2) and np.all(np.abs(lamp.x - foot.x)[shown] < 4)),
+        "lamp in place": bool(
+            lit.any() and np.all(np.abs(lamp.y[shown] - 25) < 4) and lamp.moves_at_most(2.5, shown)
+        ),
+        "foot in place": bool(lit.any())
+        and foot.holds((11, 20), (4, 9), shown)
+        and foot.moves_at_most(2.5, shown),
+        "side": bool(
+            lit.any() and np.all(lamp.x[shown] > SIZE / 2) and np.all(np.abs(lamp.x - foot.x)[shown] < 4)
+        ),
         "speed": _speed(event, on, 3),
     }
 

@@ -130,7 +130,9 @@ def parse(context: str) -> Event:
     )
 
 
-def _fill(phrasings: tuple[str, ...], event: Event, direction: str, rest: str, rng: np.random.Generator) -> str:
+def _fill(
+    phrasings: tuple[str, ...], event: Event, direction: str, rest: str, rng: np.random.Generator
+) -> str:
     words = SPEED_WORDS[event.speed]
     text = phrasings[rng.integers(len(phrasings))].format(
         a=event.actor,

@@ -71,8 +71,12 @@ def future(event: Event, rng: np.random.Generator) -> Future:
 
 
 def _item(shape: Shape, colour: str, x, y, width, height, opacity=1.0) -> Item:
-    whole = [np.broadcast_to(np.asarray(value, np.float64), (FRAMES,)) for value in (x, y, width, height, opacity)]
-    return Item(shape=shape, colour=colour, **dict(zip(("x", "y", "width", "height", "opacity"), whole, strict=True)))
+    whole = [
+        np.broadcast_to(np.asarray(value, np.float64), (FRAMES,)) for value in (x, y, width, height, opacity)
+    ]
+    return Item(
+        shape=shape, colour=colour, **dict(zip(("x", "y", "width", "height", "opacity"), whole, strict=True))
+    )
 
 
 def _mirrored(item: Item) -> Item:
@@ -110,7 +114,9 @@ def _bounce(event: Event, rng: np.random.Generator) -> Future:
 
 
 def _wall(colour: str) -> Item:
-    return _item("box", colour, WALL_LEFT + WALL_WIDTH / 2, (FLOOR + WALL_TOP) / 2, WALL_WIDTH, FLOOR - WALL_TOP)
+    return _item(
+        "box", colour, WALL_LEFT + WALL_WIDTH / 2, (FLOOR + WALL_TOP) / 2, WALL_WIDTH, FLOOR - WALL_TOP
+    )
 
 
 def _shelf(colour: str) -> Item:

@@ -72,7 +72,9 @@ def track(frames: NDArray) -> Tracks:
     with np.errstate(invalid="ignore", divide="ignore"):
         seen = np.where(area >= MIN_AREA, area, np.nan)
         cx, cy = sx / seen, sy / seen
-        spread_x, spread_y = (np.sqrt(np.maximum(s / seen - c * c, 0) * 12) for s, c in ((sxx, cx), (syy, cy)))
+        spread_x, spread_y = (
+            np.sqrt(np.maximum(s / seen - c * c, 0) * 12) for s, c in ((sxx, cx), (syy, cy))
+        )
 
     def shaped(value: NDArray) -> NDArray:
         return value.reshape(clips, num_frames, len(NAMES))

@@ -29,8 +29,8 @@ def test_the_losss_gradient_is_that_of_the_expected_score_within_its_standard_er
     """The policy is v = a x + b over three steps and the score is the sum of the last latent.
 
     The score is linear and every step is affine, so E[score] is the score of the chain of means, whose
-    gradient in (a, b) follows by central differences. The estimate is the on-policy gradient of the clipped loss,
-    times D because the log ratio is a mean over D dimensions.
+    gradient in (a, b) follows by central differences.  The estimate is the on-policy gradient of the clipped
+    loss, times D because the log ratio is a mean over D dimensions.
     """
     generator = torch.Generator().manual_seed(0)
     theta = torch.tensor([0.4, -0.3], dtype=torch.float64)

@@ -59,7 +59,7 @@ def test_the_queries_are_read_as_if_they_were_the_next_tokens(reader):
 def test_frames_are_read_as_the_stock_model_reads_images(reader):
     """The same with a clip: the stock forward computes its own positions from the ids and image grids."""
     frames, tail = clip(0, frames=2), "next"
-    images = reader._images(frames)
+    images = reader.images(frames)
     counts = (images["image_grid_thw"].prod(-1) // 4).tolist()
     assert counts == [6, 6]  # 32 x 48 pixels in patches of 8, merged 2 x 2
     ids = reader.tokenizer(tail)["input_ids"]
@@ -90,6 +90,11 @@ def test_gradient_reaches_the_queries_through_a_frozen_qwen(model):
         assert torch.equal(parameter, before[name])
 
 
+def test_the_reader_is_frozen_from_the_start(reader):
+    assert not any(parameter.requires_grad for parameter in reader.parameters())
+    assert not any(module.training for module in reader.model.modules())
+
+
 def test_the_null_row_is_the_empty_text_whatever_the_template(model):
     scene, caption = model.encode_texts(["a"]), model.encode_texts(["a"], template=CAPTION)
     torch.testing.assert_close(scene.null_embeds, caption.null_embeds, rtol=0, atol=1e-6)
@@ -107,6 +112,16 @@ def test_the_chat_template_is_used_where_there_is_one(reader):
 def test_a_text_without_a_token_still_has_its_queries(reader, queries):
     reader.tokenizer.chat_template = None
     assert reader(["", "abc"], queries).isfinite().all()
+
+
+def test_a_clip_is_thinned_and_shrunk_to_its_limits(reader):
+    limits = Limits(clip_frames=2, clip_max_pixels=16 * 32)
+    small = Comprehension(reader.model, reader.tokenizer, reader.image_processor, limits)
+    frames = np.stack([np.full((32, 64, 3), 50 * i, dtype=np.uint8) for i in range(5)])
+    images = small.images(frames)
+    assert images["image_grid_thw"].tolist() == [[1, 2, 4], [1, 2, 4]]  # 16 x 32 pixels in patches of 8
+    assert torch.equal(images["pixel_values"], small.images(frames[[0, 4]])["pixel_values"])
+    assert not torch.equal(images["pixel_values"], small.images(frames[[0, 3]])["pixel_values"])
 
 
 def test_a_context_over_the_limit_is_refused_with_the_remedy(reader, queries):
