@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 
 from rlnsp import checkpoint, plugins
@@ -49,6 +50,7 @@ def train(config: RunConfig, output: Path, resume: bool = False) -> int:
     Raises:
         ConfigError: the input is wrong; nothing was written.
     """
+    torch.set_flush_denormal(True)  # numbers next to zero, which adapters start with, are slow on a CPU
     folder = RunFolder(output)
     if not resume:
         folder.check_unused()

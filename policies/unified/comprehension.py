@@ -107,12 +107,23 @@ class Comprehension(nn.Module):
         if grid is not None:
             features = qwen.get_image_features(torch.cat(pixels).to(device), grid).pooler_output
             embeds = embeds.masked_scatter(is_image[:, :longest, None], torch.cat(features).to(embeds.dtype))
-        embeds = torch.cat([embeds, queries.to(embeds.dtype).expand(len(rows), -1, -1)], dim=1)
         positions, _ = qwen.get_rope_index(ids, is_image.int(), image_grid_thw=grid, attention_mask=mask)
-        out = qwen.language_model(
-            inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=False
+        # Attention is causal and nothing before the queries is trained: the text is read once without gradient,
+        # and only the queries' own positions keep what a backward pass needs.
+        with torch.no_grad():
+            read = qwen.language_model(
+                inputs_embeds=embeds,
+                attention_mask=mask[:, :longest],
+                position_ids=positions[..., :longest],
+                use_cache=True,
+            )
+        return qwen.language_model(
+            inputs_embeds=queries.to(embeds.dtype).expand(len(rows), -1, -1),
+            attention_mask=mask,
+            position_ids=positions[..., longest:],
+            past_key_values=read.past_key_values,
+            use_cache=True,
         ).last_hidden_state
-        return out[:, longest:]
 
     def images(self, clip: np.ndarray) -> dict[str, Tensor]:
         """What the vision tower takes of a clip (F, H, W, 3) uint8: some of its frames, as images."""
