@@ -45,7 +45,7 @@ wheel: $(SETUP) ## dist/*.whl
 	$(BIN)/python -m build --wheel --no-isolation
 
 world-weights: $(SETUP) ## Make the embedded world's policy again, from nothing
-	$(BIN)/rlnsp pretrain --config world
+	$(BIN)/python -m benchmarks.world_weights
 
 mutants: $(SETUP) ## Break the maths a line at a time; a test must notice each
 	$(BIN)/python -m tests.mutants

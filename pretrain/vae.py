@@ -103,7 +103,6 @@ def train_vae(config: VAEConfig, train: Clips, heldout: Clips, folder: Path) -> 
     mean, std = _statistics(vae, train.frames[:2048])
     vae.latents_mean.copy_(mean)
     vae.latents_std.copy_(std)
-    vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
     return vae
 
 

@@ -62,7 +62,7 @@ def _thing(tracks: Tracks, clip: int, k: int, colour: str) -> str:
     if not seen.any():
         return ""
     x, y, w, h, area = (getattr(tracks, name)[clip, seen, k] for name in ("x", "y", "width", "height", "area"))
-    how = [_changes(area, w, h, y) or _moves(x, y)]
+    how = _moves(x, y, w, h) or _changes(area, w, h)
     first, last = np.flatnonzero(seen)[[0, -1]]
     if area[0] < TWO * w[0] * h[0] and h[0] > 8:
         how.append("is there twice")
@@ -73,27 +73,31 @@ def _thing(tracks: Tracks, clip: int, k: int, colour: str) -> str:
             how.insert(0, f"appears in frame {first + 1}")
         if lit[last + 1 :].any():
             how.append(f"vanishes after frame {last + 1}")
-    said = [text for text in how if text]
-    return _listed(said) if said else "stays"
+    return _listed(how) if how else "stays"
 
 
-def _changes(area: NDArray, w: NDArray, h: NDArray, y: NDArray) -> str:
-    """How its shape changes, where that says more than how it moves."""
-    if w[-1] > w[0] + 8 and h[-1] < h[0] - 3:
-        return "falls and breaks" if y[-1] - y[0] > 18 else "melts into a puddle"
-    ratio = float(np.median(area[-2:]) / area[0])
-    if ratio > 1.6:
-        apart = area[-1] < TWO * w[-1] * h[-1]
-        return "becomes two" if apart else f"grows to {_TIMES.get(round(ratio), 'many times')} its size"
-    return "shrinks" if ratio < 0.5 else ""
-
-
-def _moves(x: NDArray, y: NDArray) -> str:
-    """How it moves; empty if it does not."""
+def _moves(x: NDArray, y: NDArray, w: NDArray, h: NDArray) -> list[str]:
+    """How it moves, and what becomes of it; empty if it does not."""
+    flatter = w[-1] > w[0] + 8 and h[-1] < h[0] - 3
+    if flatter and y[-1] - y[0] < 18:
+        return ["melts into a puddle"]
     words = [text for text in (_sideways(x), _upright(y)) if text]
+    if flatter:
+        return [*words, "breaks"]
     if words and len(x) > 2 and np.hypot(np.diff(x), np.diff(y))[-2:].max() < 0.8:
         words.append("stops")
-    return _listed(words) if words else ""
+    return words
+
+
+def _changes(area: NDArray, w: NDArray, h: NDArray) -> list[str]:
+    """How the size of what stays in place changes."""
+    ratio = float(np.median(area[-2:]) / area[0])
+    if ratio < 0.5:
+        return ["shrinks"]
+    if ratio < 1.6:
+        return []
+    apart = area[-1] < TWO * w[-1] * h[-1]
+    return ["becomes two" if apart else f"grows to {_TIMES.get(round(ratio), 'many times')} its size"]
 
 
 def _turns(x: NDArray) -> list[float]:
@@ -102,12 +106,12 @@ def _turns(x: NDArray) -> list[float]:
     extreme = points[0]
     for value in map(float, x):
         way = extreme - points[-1]
-        if (value - points[-1]) * way < 0 and abs(way) < TURN:
-            extreme = value
-        elif (value - extreme) * way >= 0:
+        if way * (value - extreme) >= 0 or abs(way) < abs(value - points[-1]) < TURN:
             extreme = value
         elif abs(value - extreme) > TURN:
-            points.append(extreme)
+            # Less than a turn's way before it was a wobble: the start still stands.
+            if abs(way) > TURN:
+                points.append(extreme)
             extreme = value
     return [*points, extreme]
 

@@ -1,0 +1,252 @@
+"""Make the policy that comes with rlnsp, from nothing, and write it where it ships: ``make world-weights``.
+
+Runs ``rlnsp pretrain`` and ``rlnsp sft`` with the configs called ``world``, each going on where it was stopped, then
+writes half-precision policy folders and a manifest of what they hold and how they were made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from diffusers import LTXVideoTransformer3DModel
+
+import policies
+from policies.unified import files, weights
+from policies.unified.connector import new_connector
+from policies.unified.settings import Source
+from policies.unified.video import Geometry
+from pretrain import stages
+from rlnsp import config
+from rlnsp.rundir import environment
+
+LIMIT = 20_000_000
+"""Bytes of all that ships, the manifest included."""
+MANIFEST_ROOM = 50_000
+PRETRAINED, WITHOUT = "world_pretrained", "world_no_pretraining"
+"""Second folders, of transformer and connector alone, which the ablation reads; shipped while they fit."""
+RUN = Path("runs/world-weights")
+
+
+class TooLarge(RuntimeError):
+    """The policy does not fit into what may ship."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Make, write and check; the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.world_weights", description=__doc__)
+    parser.add_argument("--output", type=Path, default=RUN, metavar="DIR", help=f"the stages' folder ({RUN})")
+    parser.add_argument(
+        "--to", type=Path, default=shipped(""), metavar="DIR", help="where the policy folders go (policies/)"
+    )
+    args = parser.parse_args(argv)
+    settings = config.load_typed(stages.PretrainConfig, "world", folder="pretrain")
+    tuning = config.load_typed(stages.SFTConfig, "world", folder="sft")
+    start = stages.pretrain(settings, args.output / "pretrain")
+    tuned = stages.sft(with_data_of(args.output, tuning, settings), start, args.output / "sft")
+    extras = {
+        PRETRAINED: lambda: start,
+        WITHOUT: lambda: without_pretraining(args.output / "no_pretraining", start, args.output),
+    }
+    made = {"pretrain": settings, "sft": tuning}
+    manifest = ship(tuned, extras, args.output, args.to, {name: _resolved(one) for name, one in made.items()})
+    total = sum(entry["bytes"] for entry in manifest["files"].values())
+    stages.CONSOLE.print(f"{', '.join(manifest['folders'])}: {total / 1e6:.2f} MB in {args.to}")
+    for name in manifest["left_out"]:
+        stages.CONSOLE.print(f"{name} would go over {LIMIT / 1e6:.0f} MB: not shipped")
+    return 0
+
+
+def shipped(name: str) -> Path:
+    """The folder of that name beside the policies' code."""
+    return Path(policies.__file__ or "").parent / name
+
+
+def with_data_of(run: Path, tuning: stages.SFTConfig, settings: stages.PretrainConfig) -> stages.SFTConfig:
+    """Stage 2's settings, reading the clips that stage 1 wrote in ``run`` where they are the same ones."""
+    manifest = run / "pretrain" / "data" / "manifest.jsonl"
+    if tuning.data != settings.data or not manifest.is_file():
+        return tuning
+    return replace(tuning, data=replace(tuning.data, manifest=str(manifest)))
+
+
+def without_pretraining(output: Path, source: Path, run: Path = RUN) -> Path:
+    """Stage 2 alone, on queries, connector and DiT as stage 1 initialises them; returns the policy folder.
+
+    Args:
+        output: gets the stage's files.
+        source: a policy folder, for the comprehension model, the VAE, the schedule and the sizes.
+        run: whose clips are read where they are there.
+    """
+    settings = config.load_typed(stages.PretrainConfig, "world", folder="pretrain")
+    tuning = config.load_typed(stages.SFTConfig, "world", folder="sft")
+    start = output / "start"
+    if not (start / "policy.json").is_file():
+        write_as_initialised(source, start, settings.transformer.seed)
+    return stages.sft(with_data_of(run, tuning, settings), start, output)
+
+
+def write_as_initialised(source: Path, to: Path, seed: int) -> None:
+    """The policy folder ``source`` with a fresh DiT, fresh queries and a fresh connector of the same sizes."""
+    trained = weights.load_transformer(Source(path=str(source / "transformer")))
+    sizes = weights.load_connector(Source(path=str(source / "connector"))).config
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        transformer: Any = LTXVideoTransformer3DModel.from_config(trained.config)
+    names = ("num_queries", "width", "out", "hidden")
+    connector = new_connector(**{name: sizes[name] for name in names}, seed=seed)
+    to.parent.mkdir(parents=True, exist_ok=True)
+    weights.save_policy(
+        to, geometry=geometry_of(source), transformer=transformer, connector=connector, rest_from=source
+    )
+
+
+def geometry_of(folder: Path) -> Geometry:
+    """The clips that a policy folder makes."""
+    content = files.read_policy_json(folder)
+    return Geometry(**{key: content[key] for key in ("num_frames", "height", "width", "fps")})
+
+
+def ship(
+    tuned: Path,
+    extras: Mapping[str, Callable[[], Path]],
+    run: Path,
+    to: Path,
+    configs: Mapping[str, Any],
+    limit: int = LIMIT,
+) -> dict[str, Any]:
+    """Write ``to/world`` and as many of the second folders as fit, each replaced whole; returns the manifest.
+
+    Args:
+        tuned: the policy folder that ships.
+        extras: by name, what makes the policy folder of which transformer and connector ship; called only
+            if there is room.
+        run: the stages' folder; also where the folders are written first.
+        to: the folder that they go to.
+        configs: the settings of the stages, resolved.
+        limit: in bytes.
+
+    Raises:
+        TooLarge: ``world`` alone does not fit; nothing in ``to`` was changed.
+    """
+    aside = run / "shipped"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    write_half(tuned, aside / "world", files.PARTS)
+    room = limit - MANIFEST_ROOM - size_of(aside)
+    if room < 0:
+        raise TooLarge(f"the policy is {-room} bytes over the {limit} that may ship: make a smaller one")
+    left_out, needed = [], 0
+    for name, make in extras.items():
+        if needed <= room:
+            write_half(make(), aside / name, ("transformer", "connector"))
+            needed = size_of(aside / name)  # the next one has the same shapes
+        if needed > room:
+            shutil.rmtree(aside / name, ignore_errors=True)
+            left_out.append(name)
+        else:
+            room -= needed
+    manifest = describe(aside, run, configs) | {"left_out": left_out}
+    text = json.dumps(manifest, indent=2) + "\n"
+    if len(text) > MANIFEST_ROOM:
+        raise TooLarge(f"the manifest has {len(text)} bytes; give it more than {MANIFEST_ROOM}")
+    (aside / "world" / "manifest.json").write_text(text)
+    for name in ("world", *extras):
+        shutil.rmtree(to / name, ignore_errors=True)
+        if (aside / name).is_dir():
+            shutil.move(aside / name, to / name)
+    return manifest
+
+
+def write_half(source: Path, to: Path, parts: tuple[str, ...]) -> None:
+    """Write ``parts`` of the policy folder ``source`` in half precision."""
+
+    def load(part: str, loader: Callable[[Source], Any]) -> Any:
+        return loader(Source(path=str(source / part))) if part in parts else None
+
+    weights.save_policy(
+        to,
+        geometry=geometry_of(source),
+        comprehension=load("comprehension", weights.load_comprehension),
+        transformer=load("transformer", weights.load_transformer),
+        vae=load("vae", weights.load_vae),
+        scheduler=load("scheduler", weights.load_scheduler),
+        connector=load("connector", weights.load_connector),
+        half=True,
+    )
+
+
+def describe(folders: Path, run: Path, configs: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``manifest.json`` holds: every file's hash, and how the weights were made."""
+    made = {f"{command}/{name}": one for command in configs for name, one in stage_records(run / command)}
+    here = environment()
+    return {
+        "format": "rlnsp.world_weights",
+        "version": 1,
+        "made": here["started"],
+        "folders": sorted(path.name for path in folders.iterdir()),
+        "files": {
+            str(path.relative_to(folders)): {"sha256": sha256(path), "bytes": path.stat().st_size}
+            for path in sorted(folders.rglob("*"))
+            if path.is_file()
+        },
+        "stages": made,
+        "seconds": round(sum(one["seconds"] for one in made.values()), 1),
+        "seeds": dict(_seeds(configs)),
+        "configs": configs,
+        "machine": {key: here[key] for key in ("platform", "cpu_count", "torch_threads", "devices")},
+        "versions": {"python": here["python"], **here["packages"]},
+        "git": here["git"],
+    }
+
+
+def stage_records(output: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Of each finished stage in an output folder, in order: seconds over all sittings, and last held-out loss."""
+    done = sorted(output.glob("*/done.json"), key=lambda path: path.stat().st_mtime_ns)
+    for mark in done:
+        log = mark.with_name("metrics.jsonl")
+        rows = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
+        losses = [row[key] for row in rows for key in ("heldout_loss", "eval_loss") if key in row]
+        clock = [row["seconds"] for row in rows if "seconds" in row]
+        # The clock starts again with each sitting; the mark has the last one.
+        before = sum(one for one, following in pairwise(clock) if following < one)
+        seconds = json.loads(mark.read_text())["seconds"] + before
+        heldout = losses[-1] if losses else None
+        yield mark.parent.name, {"seconds": round(seconds, 1), "heldout_loss": heldout}
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of the files in a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def sha256(path: Path) -> str:
+    """The file's hash, in hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _resolved(settings: Any) -> dict[str, Any]:
+    return yaml.safe_load(config.to_yaml(settings))
+
+
+def _seeds(node: Any, where: str = "") -> Iterator[tuple[str, int]]:
+    """Every ``seed`` in a tree of settings, with its path."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            path = f"{where}.{key}".lstrip(".")
+            if key == "seed":
+                yield path, value
+            yield from _seeds(value, path)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
