@@ -1,7 +1,7 @@
 """Make the policy that comes with rlnsp, from nothing, and write it where it ships: ``make world-weights``.
 
-Runs ``rlnsp pretrain`` and ``rlnsp sft`` with the configs called ``world``, each going on where it was stopped, then
-writes half-precision policy folders and a manifest of what they hold and how they were made.
+Runs ``rlnsp pretrain`` and ``rlnsp sft`` with the configs called ``world``, each from where it was stopped,
+then writes half-precision policy folders and a manifest of what they hold and how they were made.
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +51,8 @@ def main(argv: list[str] | None = None) -> int:
     settings = config.load_typed(stages.PretrainConfig, "world", folder="pretrain")
     tuning = config.load_typed(stages.SFTConfig, "world", folder="sft")
     start = stages.pretrain(settings, args.output / "pretrain")
-    tuned = stages.sft(with_data_of(args.output, tuning, settings), start, args.output / "sft")
+    share_clips(args.output, args.output / "sft")
+    tuned = stages.sft(tuning, start, args.output / "sft")
     extras = {
         PRETRAINED: lambda: start,
         WITHOUT: lambda: without_pretraining(args.output / "no_pretraining", start, args.output),
@@ -60,9 +60,9 @@ def main(argv: list[str] | None = None) -> int:
     made = {"pretrain": settings, "sft": tuning}
     manifest = ship(tuned, extras, args.output, args.to, {name: _resolved(one) for name, one in made.items()})
     total = sum(entry["bytes"] for entry in manifest["files"].values())
-    stages.CONSOLE.print(f"{', '.join(manifest['folders'])}: {total / 1e6:.2f} MB in {args.to}")
+    print(f"{', '.join(manifest['folders'])}: {total / 1e6:.2f} MB in {args.to}")
     for name in manifest["left_out"]:
-        stages.CONSOLE.print(f"{name} would go over {LIMIT / 1e6:.0f} MB: not shipped")
+        print(f"{name} would go over {LIMIT / 1e6:.0f} MB: not shipped")
     return 0
 
 
@@ -71,12 +71,14 @@ def shipped(name: str) -> Path:
     return Path(policies.__file__ or "").parent / name
 
 
-def with_data_of(run: Path, tuning: stages.SFTConfig, settings: stages.PretrainConfig) -> stages.SFTConfig:
-    """Stage 2's settings, reading the clips that stage 1 wrote in ``run`` where they are the same ones."""
-    manifest = run / "pretrain" / "data" / "manifest.jsonl"
-    if tuning.data != settings.data or not manifest.is_file():
-        return tuning
-    return replace(tuning, data=replace(tuning.data, manifest=str(manifest)))
+def share_clips(run: Path, output: Path) -> None:
+    """Give a stage's folder the clips that stage 1 wrote in ``run``, so that they are not drawn once more.
+
+    A stage that asks for other clips than it finds says so.
+    """
+    made, place = run / "pretrain" / "data", output / "data"
+    if (made / "done.json").is_file() and not place.exists():
+        shutil.copytree(made, place, copy_function=os.link)
 
 
 def without_pretraining(output: Path, source: Path, run: Path = RUN) -> Path:
@@ -92,11 +94,12 @@ def without_pretraining(output: Path, source: Path, run: Path = RUN) -> Path:
     start = output / "start"
     if not (start / "policy.json").is_file():
         write_as_initialised(source, start, settings.transformer.seed)
-    return stages.sft(with_data_of(run, tuning, settings), start, output)
+    share_clips(run, output)
+    return stages.sft(tuning, start, output)
 
 
 def write_as_initialised(source: Path, to: Path, seed: int) -> None:
-    """The policy folder ``source`` with a fresh DiT, fresh queries and a fresh connector of the same sizes."""
+    """The policy folder ``source`` with DiT, queries and connector of the same sizes anew."""
     trained = weights.load_transformer(Source(path=str(source / "transformer")))
     sizes = weights.load_connector(Source(path=str(source / "connector"))).config
     with torch.random.fork_rng(devices=[]):
@@ -210,18 +213,17 @@ def describe(folders: Path, run: Path, configs: Mapping[str, Any]) -> dict[str, 
 
 
 def stage_records(output: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Of each finished stage in an output folder, in order: seconds over all sittings, and last held-out loss."""
+    """Of each finished stage in an output folder, in order: its seconds and last held-out loss."""
     done = sorted(output.glob("*/done.json"), key=lambda path: path.stat().st_mtime_ns)
     for mark in done:
-        log = mark.with_name("metrics.jsonl")
+        content, log = json.loads(mark.read_text()), mark.with_name("metrics.jsonl")
+        if "seconds" not in content:
+            continue  # the data
         rows = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
         losses = [row[key] for row in rows for key in ("heldout_loss", "eval_loss") if key in row]
-        clock = [row["seconds"] for row in rows if "seconds" in row]
-        # The clock starts again with each sitting; the mark has the last one.
-        before = sum(one for one, following in pairwise(clock) if following < one)
-        seconds = json.loads(mark.read_text())["seconds"] + before
-        heldout = losses[-1] if losses else None
-        yield mark.parent.name, {"seconds": round(seconds, 1), "heldout_loss": heldout}
+        # The mark has the last sitting with all that it did, the log every sitting's steps.
+        seconds = max([content["seconds"], *(row["seconds"] for row in rows if "seconds" in row)])
+        yield mark.parent.name, {"seconds": seconds, "heldout_loss": losses[-1] if losses else None}
 
 
 def size_of(folder: Path) -> int:

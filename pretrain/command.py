@@ -1,9 +1,13 @@
 """The commands ``rlnsp pretrain`` and ``rlnsp sft``; importing this brings neither torch nor the stages."""
 
 import argparse
+import shlex
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from rlnsp import config
+from rlnsp.interruption import Interrupted
 
 
 class PretrainCommand:
@@ -22,10 +26,9 @@ class PretrainCommand:
 
         settings = config.load_typed(stages.PretrainConfig, args.config, args.overrides, folder="pretrain")
         if args.dry_run:
-            print(config.to_yaml(settings), end="")
+            sys.stdout.write(config.to_yaml(settings))
             return 0
-        stages.CONSOLE.print(f"policy: {stages.pretrain(settings, args.output)}")
-        return 0
+        return _run(lambda: stages.pretrain(settings, args.output), "pretrain", args)
 
 
 class SFTCommand:
@@ -45,11 +48,10 @@ class SFTCommand:
 
         settings = config.load_typed(stages.SFTConfig, args.config, args.overrides, folder="sft")
         if args.dry_run:
-            print(config.to_yaml(settings), end="")
+            sys.stdout.write(config.to_yaml(settings))
             return 0
-        policy = stages.sft(settings, stages.check_start(args.policy), args.output)
-        stages.CONSOLE.print(f"policy: {policy}")
-        return 0
+        start = stages.check_start(args.policy)
+        return _run(lambda: stages.sft(settings, start, args.output), "sft", args, "--policy", args.policy)
 
 
 def _add(parser: argparse.ArgumentParser, output: Path) -> None:
@@ -61,6 +63,29 @@ def _add(parser: argparse.ArgumentParser, output: Path) -> None:
     )
     parser.add_argument("--dry-run", action="store_true", help="print the whole config, checked, and stop")
     parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings that win over the config's")
+
+
+def _run(stages: Callable[[], Path], command: str, args: argparse.Namespace, *more: str) -> int:
+    try:
+        policy = stages()
+    except Interrupted:
+        again = [
+            "rlnsp",
+            command,
+            "--config",
+            args.config,
+            "--output",
+            str(args.output),
+            *more,
+            *args.overrides,
+        ]
+        sys.stderr.write(f"interrupted and saved; go on by: {shlex.join(again)}\n")
+        raise
+    except FloatingPointError as error:
+        sys.stderr.write(f"rlnsp: error: {error}\n")
+        return 1
+    sys.stdout.write(f"policy: {policy}\n")
+    return 0
 
 
 PRETRAIN = PretrainCommand()

@@ -4,24 +4,26 @@ At the paper's scale there is nothing to do here: Qwen2.5-VL-7B comes trained.
 """
 
 import json
+import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
-import numpy as np
 import torch
-from datasets import Dataset
+from safetensors.torch import load_model
 from tokenizers import pre_tokenizers
-from torch import Tensor
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_callback import TrainerCallback, TrainerControl, TrainerState
+from transformers.training_args import TrainingArguments
 from trl import SFTConfig, SFTTrainer
 
 from policies.unified.comprehension import CAPTION, NEXT_SCENE, Comprehension
 from pretrain.clips import Clips
-from rlnsp.types import Scene
+from pretrain.turns import DESCRIBE, JUDGE, Turns, turns
+from rlnsp.interruption import Interrupted, Interruption
+from rlnsp.settings import ConfigError
 
 SPECIAL = (
     "<|endoftext|>",
@@ -33,15 +35,11 @@ SPECIAL = (
     "<|video_pad|>",
 )
 CHAT_TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% for message in messages %}"
+    "<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
+    "{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-DESCRIBE = "Describe the video."
-JUDGE = "Preceding scene: {context}\nNext scene: {caption}\nIs the next scene causally consistent? Answer Pass or Fail."
-IGNORED = -100
-
-Task = Literal["describe", "next", "repeat", "judge"]
-TASKS: tuple[Task, ...] = ("describe", "next", "repeat", "judge")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +58,16 @@ class ComprehensionConfig:
     learning_rate: float = 1.5e-3
     save_every: int = 500
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "vision_layers", "patch_size", "steps", "batch_size", "save_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"comprehension.{name} must be at least 1; got {getattr(self, name)}")
+        for name in ("width", "vision_width"):
+            # Rotary positions take halves of a head, and Qwen-VL's vision tower quarters.
+            if self.heads < 1 or getattr(self, name) % (4 * self.heads):
+                given = f"{getattr(self, name)} and {self.heads}"
+                raise ConfigError(f"comprehension.{name} must be a multiple of 4 x heads; got {given}")
 
 
 def build_comprehension(config: ComprehensionConfig, corpus: Sequence[str], frame_size: int) -> Comprehension:
@@ -120,110 +128,21 @@ def build_tokenizer(corpus: Sequence[str], vocab_size: int) -> Qwen2Tokenizer:
     return tokenizer
 
 
-@dataclass(frozen=True, kw_only=True)
-class Turns:
-    """Collates rows of ``turns`` into a batch of chat turns; only answers carry a loss."""
-
-    comprehension: Comprehension
-    clips: dict[str, Clips]
-    """By split."""
-
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """input_ids, attention_mask, labels, mm_token_type_ids (B, L), and the pixels of the clips that are shown."""
-        tokens, answers, pixels, grids = [], [], [], []
-        for row in rows:
-            question, answer, clip = self._turn(row)
-            counts: list[int] = []
-            if clip is not None:
-                images = self.comprehension.images(clip)
-                pixels.append(images["pixel_values"])
-                grids.append(images["image_grid_thw"])
-                merge = self.comprehension.image_processor.merge_size**2
-                counts = (images["image_grid_thw"].prod(-1) // merge).tolist()
-            tokens.append(
-                self.comprehension.tokenizer(self.comprehension.prompt(question, counts))["input_ids"]
-            )
-            answers.append(self.comprehension.tokenizer(answer + "<|im_end|>")["input_ids"])
-        longest = max(len(a) + len(b) for a, b in zip(tokens, answers, strict=True))
-        ids = torch.full((len(rows), longest), self.comprehension.tokenizer.pad_token_id)
-        labels = torch.full_like(ids, IGNORED)
-        mask = torch.zeros_like(ids)
-        for i, (prompt, answer) in enumerate(zip(tokens, answers, strict=True)):
-            whole = len(prompt) + len(answer)
-            ids[i, :whole] = torch.tensor(prompt + answer)
-            labels[i, len(prompt) : whole] = torch.tensor(answer)
-            mask[i, :whole] = 1
-        is_image = (ids == self.comprehension.model.config.image_token_id).int()
-        batch = {"input_ids": ids, "attention_mask": mask, "labels": labels, "mm_token_type_ids": is_image}
-        if pixels:
-            batch |= {"pixel_values": torch.cat(pixels), "image_grid_thw": torch.cat(grids)}
-        return batch
-
-    def _turn(self, row: dict[str, Any]) -> tuple[str, str, np.ndarray | None]:
-        clips = self.clips[row["split"]]
-        scene: Scene = clips.scenes[row["row"]]
-        caption = scene.caption or ""
-        match row["task"]:
-            case "describe":
-                return DESCRIBE, caption, clips.frames[row["row"]]
-            case "next":
-                return NEXT_SCENE.format(scene.context), caption, None
-            case "repeat":
-                return CAPTION.format(caption), caption, None
-        other = clips.scenes[row["other"]].caption or ""
-        shown = caption if row["passes"] else other
-        return JUDGE.format(context=scene.context, caption=shown), "Pass" if row["passes"] else "Fail", None
-
-
-def turns(clips: Clips, split: str, seed: int) -> Dataset:
-    """One row a scene and task; half of the judged captions are another scene's, of the same kind where known."""
-    rng = np.random.default_rng(seed)
-    kinds = np.array([str(scene.columns.get("kind", "")) for scene in clips.scenes])
-    places = {kind: np.flatnonzero(kinds == kind) for kind in set(kinds)}
-    rows = []
-    for task in TASKS:
-        for row, kind in enumerate(kinds):
-            # The other scene may happen to say the same: then it is no Fail.
-            other = int(rng.choice(places[kind]))
-            passes = bool(rng.random() < 0.5) or clips.scenes[other].caption == clips.scenes[row].caption
-            rows.append({"split": split, "row": row, "task": task, "other": other, "passes": passes})
-    return Dataset.from_list(rows)
-
-
 def train_comprehension(
     config: ComprehensionConfig, train: Clips, heldout: Clips, folder: Path
 ) -> Comprehension:
-    """Train from nothing; returns the model in eval mode, frozen."""
+    """Train from nothing, or on from the newest checkpoint; returns the model in eval mode, frozen.
+
+    Raises:
+        Interrupted: stopped between two steps and saved; the same call goes on.
+    """
     torch.manual_seed(config.seed)
     corpus = [text for scene in train.scenes for text in (scene.context, scene.caption or "")]
     corpus += [DESCRIBE, JUDGE, NEXT_SCENE, CAPTION, "Pass", "Fail", "user\n", "assistant\n"]
+    corpus += [f"{name}: {value};" for name, value in train.scenes[0].columns.get("facts", {}).items()]
     comprehension = build_comprehension(config, corpus, train.frames.shape[2])
     model = comprehension.model.requires_grad_(True).train()
-    arguments = SFTConfig(
-        output_dir=str(folder),
-        max_steps=config.steps,
-        per_device_train_batch_size=config.batch_size,
-        per_device_eval_batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=100,
-        weight_decay=0.01,
-        max_grad_norm=1.0,
-        bf16=False,
-        gradient_checkpointing=False,
-        eval_strategy="steps",
-        eval_steps=config.save_every,
-        save_steps=config.save_every,
-        save_total_limit=1,
-        logging_steps=50,
-        report_to=[],
-        seed=config.seed,
-        remove_unused_columns=False,
-        dataset_kwargs={"skip_prepare_dataset": True},
-        max_length=None,
-        use_cpu=not torch.cuda.is_available(),
-        dataloader_num_workers=0,
-    )
+    arguments = _arguments(config, folder)
     asked = turns(heldout, "heldout", config.seed + 1)
     trainer = SFTTrainer(
         model=model,
@@ -234,8 +153,75 @@ def train_comprehension(
         processing_class=comprehension.tokenizer,
     )
     folder.mkdir(parents=True, exist_ok=True)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))
-    with (folder / "metrics.jsonl").open("w", encoding="utf-8") as log:
-        log.writelines(json.dumps(row) + "\n" for row in trainer.state.log_history)
+    last = last_checkpoint(folder)
+    if last is not None and _step(last) >= config.steps:
+        # TRL would take a step more.
+        load_model(model, last / "model.safetensors", strict=False)
+    else:
+        with Interruption() as interruption, ExitStack() as held:
+            held.enter_context(interruption.held())
+            trainer.add_callback(_StopsBetweenSteps(interruption, held))
+            trainer.train(resume_from_checkpoint=str(last) if last else None)
+        with (folder / "metrics.jsonl").open("w", encoding="utf-8") as log:
+            log.writelines(json.dumps(row) + "\n" for row in trainer.state.log_history)
     model.requires_grad_(False).eval()
     return comprehension
+
+
+def _arguments(config: ComprehensionConfig, folder: Path) -> SFTConfig:
+    with warnings.catch_warnings():
+        # Newer releases of transformers have another name for it, which older ones do not know.
+        warnings.filterwarnings("ignore", "`gradient_checkpointing` is deprecated", FutureWarning)
+        return SFTConfig(
+            output_dir=str(folder),
+            max_steps=config.steps,
+            per_device_train_batch_size=config.batch_size,
+            per_device_eval_batch_size=config.batch_size,
+            learning_rate=config.learning_rate,
+            lr_scheduler_type="cosine",
+            warmup_steps=100,
+            weight_decay=0.01,
+            max_grad_norm=1.0,
+            bf16=False,
+            gradient_checkpointing=False,
+            eval_strategy="steps",
+            eval_steps=config.save_every,
+            save_steps=config.save_every,
+            save_total_limit=1,
+            logging_steps=50,
+            report_to=[],
+            seed=config.seed,
+            remove_unused_columns=False,
+            dataset_kwargs={"skip_prepare_dataset": True},
+            max_length=None,
+            use_cpu=not torch.cuda.is_available(),
+            dataloader_num_workers=0,
+        )
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest of TRL's checkpoints that is whole: one cut off while it was written lacks the last file."""
+    whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
+    return max(whole, key=_step, default=None)
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+class _StopsBetweenSteps(TrainerCallback):
+    """Lets a held signal through only after a step, and then has TRL save before it ends."""
+
+    def __init__(self, interruption: Interruption, held: ExitStack) -> None:
+        self.interruption, self.held = interruption, held
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        """Look whether a signal came."""
+        try:
+            self.held.close()
+        except Interrupted:
+            control.should_save = control.should_training_stop = True
+        # Raises again when train() is left.
+        self.held.enter_context(self.interruption.held())

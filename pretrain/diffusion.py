@@ -3,19 +3,23 @@
 Shapes: R rows of the data, B of a batch, N latent tokens, C their channels.
 """
 
+import hashlib
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from policies.unified.comprehension import CAPTION, NEXT_SCENE
 from policies.unified.model import TRAINABLE, UnifiedModel
 from pretrain.clips import Clips
 from pretrain.loop import LoopConfig, fit
+from rlnsp.manifest import ManifestError
 from rlnsp.settings import ConfigError
 
 HELD_OUT_ROWS = 256
@@ -30,34 +34,51 @@ class DiffusionConfig:
     text: Literal["caption", "context"] = "caption"
     """What the model reads: the clip's own caption, or the scene before it."""
     drop: float = 0.1
-    """Share of rows whose text is dropped, which classifier-free guidance needs; 1 trains without any text."""
+    """Share of rows whose text is dropped, which classifier-free guidance needs; 1: of all of them."""
     sigma_mean: float = 0.0
     sigma_std: float = 1.0
-    """Of the logit-normal that sigma is drawn from (arXiv:2403.03206, section 3.1), before the schedule's shift."""
+    """Of the logit-normal (arXiv:2403.03206, section 3.1) that sigma is drawn from, before it is shifted."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of each forward, by autocast; weights and loss stay fp32."""
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
-        if not self.train or (unknown := set(self.train) - (set(TRAINABLE) - {"vae"})):
-            raise ConfigError(
-                f"train must name some of queries, connector, transformer; got {self.train or unknown}"
-            )
+        if not self.train or not set(self.train) <= set(TRAINABLE) - {"vae"}:
+            given = ", ".join(self.train) or "none"
+            raise ConfigError(f"train must name some of queries, connector, transformer; got {given}")
         if not 0 <= self.drop <= 1:
             raise ConfigError(f"drop must be in [0, 1]; got {self.drop}")
+        if self.sigma_std < 0:
+            raise ConfigError(f"sigma_std must be 0 or more; got {self.sigma_std}")
 
 
 def encode_clips(model: UnifiedModel, clips: Clips, path: Path) -> Tensor:
-    """Latents (R, N, C) fp32 of every clip; kept at ``path``, and read from there the next time."""
+    """Latents (R, N, C) fp32 of every clip.
+
+    They are kept at ``path``, and read from there while neither the VAE nor the clips change.
+    """
+    weights = [value.detach().float().cpu().numpy() for value in model.vae.state_dict().values()]
+    source = {"vae": _digest(*weights), "clips": _digest(clips.frames)}
     if path.is_file():
-        return load_file(path)["latents"]
+        with safe_open(path, framework="pt") as file:
+            if file.metadata() == source:
+                return file.get_tensor("latents")
     rows = range(0, len(clips.frames), 64)
     latents = torch.cat([model.encode_frames(clips.frames[row : row + 64]) for row in rows])
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(path.name + ".part")
-    save_file({"latents": latents}, aside)
+    save_file({"latents": latents}, aside, metadata=source)
     aside.replace(path)
     return latents
+
+
+def check_captions(*clips: Clips) -> None:
+    """Raise ManifestError for a scene without a caption, which learning from captions needs."""
+    for scene in (scene for part in clips for scene in part.scenes):
+        if not scene.caption:
+            raise ManifestError(
+                f"scene {scene.id!r} has no caption, which this stage learns from; give it one"
+            )
 
 
 def train_diffusion(
@@ -75,7 +96,12 @@ def train_diffusion(
         model: On its device; frozen again on return.
         data: 'train' and 'heldout': clips and their latents (R, N, C).
         folder: For metrics and the checkpoint.
+
+    Raises:
+        ConfigError: a scene without the text that is trained on; and as ``pretrain.loop.fit``.
     """
+    if config.text == "caption" and config.drop < 1:
+        check_captions(*(clips for clips, _ in data.values()))
     model.train_only(*config.train)
     model.compute_dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     template = CAPTION if config.text == "caption" else NEXT_SCENE
@@ -119,3 +145,10 @@ def _shift(model: UnifiedModel) -> float:
     c = model.scheduler.config
     slope = (c["max_shift"] - c["base_shift"]) / (c["max_image_seq_len"] - c["base_image_seq_len"])
     return math.exp(c["base_shift"] + slope * (model.grid().num_tokens - c["base_image_seq_len"]))
+
+
+def _digest(*arrays: np.ndarray) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(array.reshape(-1).view(np.uint8))
+    return digest.hexdigest()

@@ -1,24 +1,27 @@
 """The loop that every stage of pre-training shares: steps, progress, held-out loss, checkpoints, resuming.
 
-A stage is stopped and started again at will: batches are a function of (seed, step), so a resumed stage goes on
-with exactly the batches that the straight one would have seen.
+A stage is stopped and started again at will: batches are a function of (seed, step), so a resumed stage goes
+on with exactly the batches that the straight one would have seen.
 """
 
+import io
 import json
 import math
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from prodigyopt import Prodigy
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import Parameter
 
+from pretrain.checkpoint import Checkpoint
+from rlnsp.interruption import Interrupted, Interruption
 from rlnsp.settings import ConfigError
 
 Loss = Callable[[Tensor, torch.Generator], Tensor]
@@ -81,63 +84,108 @@ def fit(
 ) -> None:
     """Train ``parameters`` in place; on return they hold the final (or averaged) weights.
 
+    Ctrl-C and SIGTERM stop it between two steps, with a checkpoint.
+
     Args:
         name: Of the stage, for the progress bar.
         parameters: By name; the names are the checkpoint's.
         loss: (row indices (B,), generator) -> scalar loss.
         heldout_loss: Measured without gradient, with the averaged weights in place where there is an average.
         num_rows: Of the training data.
-        folder: Gets metrics.jsonl, and a checkpoint while the stage is not done.
+        folder: Gets metrics.jsonl and checkpoint.safetensors.
+
+    Raises:
+        ConfigError: the folder's checkpoint is of another stage, model or config.
+        FloatingPointError: the loss or its gradient is no finite number.
+        Interrupted: it was stopped; the same call goes on.
     """
     folder.mkdir(parents=True, exist_ok=True)
     values = list(parameters.values())
     optimizer = _optimizer(values, config)
     average = [value.detach().clone() for value in values] if config.ema_decay else None
-    start = _resume(folder, name, parameters, average, optimizer)
-    began = time.monotonic()
-    with _progress() as progress, (folder / "metrics.jsonl").open("a", encoding="utf-8") as log:
-        task = progress.add_task(name, total=config.steps, completed=start, note="")
-        running = None
-        for step in range(start, config.steps):
-            for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * config.scale(step)
-            generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-            value = loss(batch_indices(num_rows, config.batch_size, config.seed, step), generator)
-            if not torch.isfinite(value):
-                raise FloatingPointError(
-                    f"{name}: the loss is {value.item()} at step {step}; lower learning_rate"
-                )
-            value.backward()
-            norm = torch.nn.utils.clip_grad_norm_(values, config.max_grad_norm)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            if average is not None:
-                # A warm-up, as in Karras et al. (arXiv:2312.02696): early weights must not linger in the average.
-                decay = min(config.ema_decay, (step + 1) / (step + 10))
-                torch._foreach_lerp_(average, [v.detach() for v in values], 1 - decay)
-            running = value.item() if running is None else 0.98 * running + 0.02 * value.item()
-            last = step + 1 == config.steps
-            progress.update(task, advance=1, note=f"loss {running:.4f}")
-            if last or (step + 1) % config.evaluate_every == 0:
-                heldout = _with_average(values, average, heldout_loss)
-                seconds = time.monotonic() - began
-                row = {"step": step + 1, "loss": running, "heldout_loss": heldout, "grad_norm": norm.item()}
-                log.write(json.dumps(row | {"seconds": round(seconds, 1)}) + "\n")
-                log.flush()
-                progress.console.print(
-                    f"{name} {step + 1}/{config.steps}: loss {running:.4f}, held-out {heldout:.4f}"
-                )
-            if not last and (step + 1) % config.save_every == 0:
-                _save(folder, name, step + 1, parameters, average, optimizer)
+    checkpoint = Checkpoint(
+        path=folder / "checkpoint.safetensors",
+        stage=name,
+        settings={"loop": asdict(config), "num_rows": num_rows},
+        parameters=parameters,
+        average=average,
+        optimizer=optimizer,
+    )
+    step, record = checkpoint.load()
+    running, began = record.get("loss"), time.monotonic() - record.get("seconds", 0.0)
+    _forget(folder / "metrics.jsonl", step)
+
+    def save() -> None:
+        checkpoint.save(step, {"loss": running, "seconds": time.monotonic() - began})
+
+    with Interruption() as interruption, _progress() as progress:
+        task = progress.add_task(name, total=config.steps, completed=step, note="")
+        try:
+            while step < config.steps:
+                with interruption.held():
+                    value, norm = _update(name, step, values, average, optimizer, loss, num_rows, config)
+                    step += 1
+                    running = value if running is None else 0.98 * running + 0.02 * value
+                    progress.update(task, advance=1, note=f"loss {running:.4f}")
+                    last = step == config.steps
+                    if last or step % config.evaluate_every == 0:
+                        heldout = _with_average(values, average, heldout_loss)
+                        row = {"step": step, "loss": running, "heldout_loss": heldout, "grad_norm": norm}
+                        _log(folder / "metrics.jsonl", row | {"seconds": round(time.monotonic() - began, 1)})
+                        line = f"{name} {step}/{config.steps}: loss {running:.4f}, held-out {heldout:.4f}"
+                        progress.console.print(line)
+                    # After the last step too: a stage killed before its mark is there must not train twice.
+                    if last or step % config.save_every == 0:
+                        save()
+        except Interrupted:
+            with interruption.held():  # asked twice, it still finishes this
+                save()
+            raise
     if average is not None:
         _swap(values, average)
 
 
+def _update(
+    name: str,
+    step: int,
+    values: list[Parameter],
+    average: list[Tensor] | None,
+    optimizer: torch.optim.Optimizer,
+    loss: Loss,
+    num_rows: int,
+    config: LoopConfig,
+) -> tuple[float, float]:
+    """Step ``step``; its loss and the gradient's norm before clipping."""
+    for group in optimizer.param_groups:
+        group["lr"] = config.learning_rate * config.scale(step) * group["factor"]
+    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+    value = loss(batch_indices(num_rows, config.batch_size, config.seed, step), generator)
+    if not torch.isfinite(value):
+        raise FloatingPointError(f"{name}: the loss is {value.item()} at step {step}; lower learning_rate")
+    value.backward()
+    norm = torch.nn.utils.clip_grad_norm_(values, config.max_grad_norm)
+    if not torch.isfinite(norm):
+        raise FloatingPointError(
+            f"{name}: the gradient's norm is {norm.item()} at step {step}; lower learning_rate"
+        )
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    if average is not None:
+        # A warm-up, as in Karras et al. (arXiv:2312.02696): early weights must not linger in the average.
+        decay = min(config.ema_decay, (step + 1) / (step + 10))
+        torch._foreach_lerp_(average, [v.detach() for v in values], 1 - decay)
+    return value.item(), norm.item()
+
+
 def _optimizer(values: list[Parameter], config: LoopConfig) -> torch.optim.Optimizer:
+    # A gain, such as the connector's scale of 0.01, must move in proportion to its size, not by Adam's unit steps.
+    groups: list[dict[str, Any]] = [{"params": [v for v in values if v.numel() > 1], "factor": 1.0}]
+    groups += [{"params": [v], "factor": abs(v.item()) or 1.0} for v in values if v.numel() == 1]
     if config.optimizer == "prodigy":
-        return Prodigy(values, lr=config.learning_rate, weight_decay=config.weight_decay)
+        with redirect_stdout(io.StringIO()):  # it says on stdout how it decays weights
+            return Prodigy(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
     return torch.optim.AdamW(
-        values, config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay, fused=True
+        groups, config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay, fused=True
     )
 
 
@@ -167,67 +215,15 @@ def _with_average(
             _swap(values, average)
 
 
-def _tensors(optimizer: torch.optim.Optimizer) -> Iterable[tuple[str, Tensor]]:
-    for row, state in optimizer.state_dict()["state"].items():
-        for key, value in state.items():
-            yield f"optimizer.{row}.{key}", torch.as_tensor(value)
+def _forget(metrics: Path, step: int) -> None:
+    """Drop what was logged after ``step``: those steps are taken again."""
+    lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else []
+    kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+    aside = metrics.with_name(metrics.name + ".part")
+    aside.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    aside.replace(metrics)
 
 
-def _save(
-    folder: Path,
-    name: str,
-    step: int,
-    parameters: dict[str, Parameter],
-    average: list[Tensor] | None,
-    optimizer: torch.optim.Optimizer,
-) -> None:
-    tensors = {f"parameter.{key}": value.detach() for key, value in parameters.items()}
-    if average is not None:
-        tensors |= {f"average.{key}": value for key, value in zip(parameters, average, strict=True)}
-    tensors |= dict(_tensors(optimizer))
-    groups = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
-    note = {"stage": name, "step": str(step), "groups": json.dumps(groups)}
-    aside = folder / "checkpoint.part"
-    save_file({key: value.contiguous().clone() for key, value in tensors.items()}, aside, metadata=note)
-    aside.replace(folder / "checkpoint.safetensors")
-
-
-def _resume(
-    folder: Path,
-    name: str,
-    parameters: dict[str, Parameter],
-    average: list[Tensor] | None,
-    optimizer: torch.optim.Optimizer,
-) -> int:
-    path = folder / "checkpoint.safetensors"
-    if not path.is_file():
-        return 0
-    tensors = load_file(path)
-    note = _metadata(path)
-    expected = {f"parameter.{key}" for key in parameters}
-    if not expected <= set(tensors) or note["stage"] != name:
-        raise ConfigError(
-            f"{path}: of another stage or model ({note['stage']}); remove it to start {name} anew"
-        )
-    with torch.no_grad():
-        for row, (key, value) in enumerate(parameters.items()):
-            value.copy_(tensors[f"parameter.{key}"])
-            if average is not None:
-                average[row].copy_(tensors[f"average.{key}"])
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith("optimizer."):
-            _, row, field = key.split(".", 2)
-            state.setdefault(int(row), {})[field] = value
-    full = optimizer.state_dict()
-    for group, saved in zip(full["param_groups"], json.loads(note["groups"]), strict=True):
-        group |= saved
-    optimizer.load_state_dict({"state": state, "param_groups": full["param_groups"]})
-    return int(note["step"])
-
-
-def _metadata(path: Path) -> dict[str, str]:
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        return file.metadata()
+def _log(metrics: Path, row: dict[str, float]) -> None:
+    with metrics.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")

@@ -1,44 +1,32 @@
 """Stages 1 and 2, from data to a policy folder: ``rlnsp pretrain`` and ``rlnsp sft``.
 
-Each stage writes what it made into ``OUTPUT/policy`` and its curves into ``OUTPUT/STAGE``; a stage whose mark is
-there is done, so the same command again goes on where it was stopped.
+Each stage writes what it made into ``OUTPUT/policy`` and its curves into ``OUTPUT/STAGE``; a stage whose mark
+is there is done, so the same command again goes on where it was stopped.
 """
 
-import json
-import time
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, LTXVideoTransformer3DModel
-from rich.console import Console
-from torch import Tensor
 
 from policies.unified import files, weights
-from policies.unified.connector import new_connector
-from policies.unified.model import UnifiedModel
+from policies.unified.connector import NORM_WEIGHT, SCALE, new_connector
 from policies.unified.policy import Unified
+from policies.unified.settings import Source
 from policies.unified.video import Geometry
-from pretrain.clips import Clips, read_clips
 from pretrain.comprehension import ComprehensionConfig, train_comprehension
-from pretrain.diffusion import DiffusionConfig, encode_clips, train_diffusion
+from pretrain.diffusion import DiffusionConfig, check_captions, train_diffusion
 from pretrain.vae import VAEConfig, train_vae
-from pretrain.world_data import write_world
+from pretrain.work import CONSOLE, RESERVED, DataConfig, Work
 from rlnsp.settings import ConfigError
 
-CONSOLE = Console()
+__all__ = ["CONSOLE", "DataConfig", "PretrainConfig", "SFTConfig", "check_start", "pretrain", "sft"]
 
-
-@dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """The clips that the stages train on."""
-
-    manifest: str = "world"
-    """JSON lines with the splits train and heldout; 'world' writes the embedded world to OUTPUT/data first."""
-    num_train: int = 9800
-    """Clips of the world to write; and so below."""
-    num_heldout: int = 700
-    seed: int = 0
+BEFORE = ("comprehension", "vae", "initial")
+"""The stages before the text-to-video ones; the first two do not build on each other."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +54,15 @@ class PretrainConfig:
     """Sub-stages by name, in order."""
     threads: int = 2
 
+    def __post_init__(self) -> None:
+        for name in self.text_to_video:
+            if name in (*BEFORE, *RESERVED) or not name.isidentifier():
+                raise ConfigError(
+                    f"text_to_video.{name}: a sub-stage gets a folder of its name in the output; give it "
+                    f"a plain word other than {', '.join((*BEFORE, *RESERVED))}"
+                )
+        self.vae.check_geometry(self.geometry)
+
 
 @dataclass(frozen=True, kw_only=True)
 class SFTConfig:
@@ -77,104 +74,68 @@ class SFTConfig:
 
 
 def pretrain(config: PretrainConfig, output: Path) -> Path:
-    """Run every stage that is not done yet; returns the policy folder."""
+    """Run every stage that is not done yet; returns the policy folder.
+
+    Raises:
+        ConfigError: unusable clips, or a stage that was done or begun with other settings.
+        Interrupted: stopped; the same call goes on.
+    """
     _prepare(config.threads)
     work = Work(output, config.data, config.geometry)
-    if not work.done("comprehension"):
-        with work.stage("comprehension"):
-            made = train_comprehension(
-                config.comprehension, work.train, work.heldout, output / "comprehension"
-            )
+    work.check_order([*BEFORE, *config.text_to_video], independent=2)
+    asked = {"data": asdict(config.data), "geometry": asdict(config.geometry)}
+    comprehension, vae = {"comprehension": asdict(config.comprehension)}, {"vae": asdict(config.vae)}
+    if not work.done("comprehension", asked | comprehension):
+        with work.stage("comprehension", asked | comprehension) as folder:
+            check_captions(work.train, work.heldout)
+            made = train_comprehension(config.comprehension, work.train, work.heldout, folder)
             weights.save_policy(
                 work.policy, geometry=config.geometry, comprehension=made, rest_from=work.rest
             )
-    if not work.done("vae"):
-        with work.stage("vae"):
-            vae = train_vae(config.vae, work.train, work.heldout, output / "vae")
-            weights.save_policy(work.policy, geometry=config.geometry, vae=vae, rest_from=work.rest)
-    if not work.done("initial"):
-        with work.stage("initial"):
+    if not work.done("vae", asked | vae):
+        with work.stage("vae", asked | vae) as folder:
+            trained = train_vae(config.vae, work.train, work.heldout, folder)
+            weights.save_policy(work.policy, geometry=config.geometry, vae=trained, rest_from=work.rest)
+    asked |= comprehension | vae | {"transformer": asdict(config.transformer)}
+    if not work.done("initial", asked):
+        with work.stage("initial", asked):
             _initial(config, work)
-    _diffusion(config.text_to_video, work)
+    _diffusion(config.text_to_video, work, asked)
     return work.policy
 
 
 def sft(config: SFTConfig, start: Path, output: Path) -> Path:
-    """Fine-tune the policy at ``start`` on next-scene pairs; returns the new policy folder."""
+    """Fine-tune the policy at ``start`` on next-scene pairs; returns the new policy folder.
+
+    Raises:
+        ConfigError: as ``pretrain``; or ``start`` is no whole policy folder.
+        Interrupted: stopped; the same call goes on.
+    """
     _prepare(config.threads)
-    given = files.read_policy_json(files.policy_folder(str(start)))
+    given = files.read_policy_json(start)
     geometry = Geometry(**{key: given[key] for key in ("num_frames", "height", "width", "fps")})
     work = Work(output, config.data, geometry)
-    if work.rest is None:
-        weights.save_policy(work.policy, geometry=geometry, rest_from=start)
-    _diffusion({"sft": config.sft}, work)
+    work.check_order(["given", "sft"])
+    asked = {"policy": str(start.resolve()), "data": asdict(config.data)}
+    if not work.done("given", asked):
+        with work.stage("given", asked):
+            weights.save_policy(work.policy, geometry=geometry, rest_from=start)
+    _diffusion({"sft": config.sft}, work, asked)
     return work.policy
 
 
-class Work:
-    """The output folder of a command: its data, which stages are done, and the policy so far."""
+def check_start(start: str) -> Path:
+    """The policy folder to start from.
 
-    def __init__(self, output: Path, data: DataConfig, geometry: Geometry) -> None:
-        self.output, self.policy = output, output / "policy"
-        self._data, self._geometry = data, geometry
-        self._clips: dict[str, Clips] = {}
-        output.mkdir(parents=True, exist_ok=True)
-
-    @property
-    def rest(self) -> Path | None:
-        """The policy so far, if there is any."""
-        return self.policy if self.policy.is_dir() else None
-
-    @property
-    def train(self) -> Clips:
-        """The clips to train on."""
-        return self._read("train")
-
-    @property
-    def heldout(self) -> Clips:
-        """The clips that no stage trains on."""
-        return self._read("heldout")
-
-    def done(self, stage: str) -> bool:
-        """True if the stage's mark is there."""
-        return (self.output / stage / "done.json").is_file()
-
-    def stage(self, name: str) -> "_Stage":
-        """A context that times the stage and leaves its mark if nothing went wrong."""
-        return _Stage(self.output / name)
-
-    def data(self, model: UnifiedModel) -> dict[str, tuple[Clips, Tensor]]:
-        """Clips and their latents, by split."""
-        data = {}
-        for split in ("train", "heldout"):
-            clips = self._read(split)
-            data[split] = clips, encode_clips(model, clips, self.output / "latents" / f"{split}.safetensors")
-        return data
-
-    def _read(self, split: str) -> Clips:
-        if split not in self._clips:
-            manifest = Path(self._data.manifest)
-            if self._data.manifest == "world":
-                sizes = self._data.num_train, self._data.num_heldout, self._data.seed
-                manifest = write_world(self.output / "data", *sizes)
-            g = self._geometry
-            self._clips[split] = read_clips(manifest, split, (g.num_frames, g.height, g.width), g.fps)
-        return self._clips[split]
-
-
-class _Stage:
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.began = folder, time.monotonic()
-
-    def __enter__(self) -> None:
-        CONSOLE.print(f"[bold]{self.folder.name}[/bold] -> {self.folder}")
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            seconds = round(time.monotonic() - self.began, 1)
-            (self.folder / "done.json").write_text(json.dumps({"seconds": seconds}) + "\n")
-            (self.folder / "checkpoint.safetensors").unlink(missing_ok=True)
+    Raises:
+        ConfigError: it is not a whole policy folder.
+    """
+    if not start:
+        raise ConfigError("--policy: give the folder that rlnsp pretrain wrote, such as runs/pretrain/policy")
+    folder = files.policy_folder(start)
+    for part in files.PARTS:
+        files.check_part(folder / part, part)
+    return folder
 
 
 def _prepare(threads: int) -> None:
@@ -197,11 +158,15 @@ def _initial(config: PretrainConfig, work: Work) -> None:
         cross_attention_dim=size.heads * size.head_dim,
         caption_channels=size.caption_channels,
     )
+    # LTX-Video's own DiT knows text of this size from its training; a fresh one would hardly hear it.
+    transformer.caption_projection.linear_1.weight.data.div_(NORM_WEIGHT * SCALE)
+    reader = weights.load_comprehension(Source(path=str(work.policy / "comprehension")))
     connector = new_connector(
         num_queries=size.num_queries,
-        width=config.comprehension.width,
+        width=reader.width,
         out=size.caption_channels,
         seed=size.seed,
+        vocabulary=reader.model.get_input_embeddings().weight,
     )
     # LTX-Video's own constants.
     scheduler = FlowMatchEulerDiscreteScheduler(
@@ -222,13 +187,15 @@ def _initial(config: PretrainConfig, work: Work) -> None:
     )
 
 
-def _diffusion(stages: dict[str, DiffusionConfig], work: Work) -> None:
+def _diffusion(stages: Mapping[str, DiffusionConfig], work: Work, asked: Mapping[str, Any]) -> None:
     for name, stage in stages.items():
-        if work.done(name):
+        # Each builds on all that came before it, and is known by the settings of all that.
+        asked = {**asked, name: asdict(stage)}
+        if work.done(name, asked):
             continue
-        with work.stage(name):
+        with work.stage(name, asked) as folder:
             model = weights.load_model(Unified.Config(folder=str(work.policy), device="cpu"))
-            train_diffusion(name, stage, model, work.data(model), work.output / name)
+            train_diffusion(name, stage, model, work.latents(model), folder)
             assert isinstance(model.transformer, LTXVideoTransformer3DModel)
             weights.save_policy(
                 work.policy,
@@ -237,14 +204,3 @@ def _diffusion(stages: dict[str, DiffusionConfig], work: Work) -> None:
                 connector=model.connector,
                 rest_from=work.policy,
             )
-
-
-def check_start(start: str) -> Path:
-    """The policy folder to start from.
-
-    Raises:
-        ConfigError: it is not a policy folder.
-    """
-    if not start:
-        raise ConfigError("--policy: give the folder that rlnsp pretrain wrote, such as runs/pretrain/policy")
-    return files.policy_folder(start)

@@ -1,5 +1,6 @@
 """Stage 0: diffusers' LTX VAE learns to encode and decode clips."""
 
+import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -8,9 +9,12 @@ import torch
 from diffusers import AutoencoderKLLTXVideo
 from torch import Tensor
 
+from policies.unified.video import Geometry, to_pixels
 from pretrain.clips import Clips
 from pretrain.loop import LoopConfig, fit
 from rlnsp.settings import ConfigError
+
+HELD_OUT_ROWS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +25,7 @@ class VAEConfig:
     latent_channels: int = 32
     encoder_channels: list[int] = field(default_factory=lambda: [32, 64, 128])
     decoder_channels: list[int] = field(default_factory=lambda: [64, 128])
-    """A block a number; each halves (or doubles) height, width and time, with LTX 0.9.5's residual path round it."""
+    """A block a number; each halves (or doubles) height, width and time, with LTX 0.9.5's residual path."""
     layers_per_block: int = 1
     kl_weight: float = 1e-5
     """On the mean KL a latent dimension; a thousandth already collapses a small VAE."""
@@ -34,6 +38,23 @@ class VAEConfig:
             given = f"{len(self.encoder_channels)} and {len(self.decoder_channels)}"
             raise ConfigError(
                 f"encoder_channels must have one number more than decoder_channels; got {given}"
+            )
+        given = self.decoder_channels
+        if any(after != 2 * before for before, after in itertools.pairwise(given)):
+            raise ConfigError(f"decoder_channels must double from each to the next, as LTX's do; got {given}")
+
+    def check_geometry(self, geometry: Geometry) -> None:
+        """Raise ConfigError unless a VAE of this size takes clips of that geometry."""
+        time = 2 ** len(self.decoder_channels)
+        space = self.patch_size * time
+        if (geometry.num_frames - 1) % time:
+            raise ConfigError(
+                f"geometry.num_frames must be {time} k + 1 for this VAE; got {geometry.num_frames}"
+            )
+        if geometry.height % space or geometry.width % space:
+            given = f"{geometry.height}x{geometry.width}"
+            raise ConfigError(
+                f"geometry.height and width must be multiples of {space} for this VAE; got {given}"
             )
 
 
@@ -63,13 +84,8 @@ def build_vae(config: VAEConfig) -> AutoencoderKLLTXVideo:
     return vae
 
 
-def to_pixels(frames: np.ndarray) -> Tensor:
-    """(B, F, H, W, 3) uint8 -> (B, 3, F, H, W) fp32 in [-1, 1]."""
-    return torch.from_numpy(frames).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
-
-
 def train_vae(config: VAEConfig, train: Clips, heldout: Clips, folder: Path) -> AutoencoderKLLTXVideo:
-    """Train, then set the per-channel statistics that latents are normalised by.  Returns the VAE, in eval mode."""
+    """Train, then set the per-channel statistics that latents are normalised by; the VAE is in eval mode."""
     torch.manual_seed(config.loop.seed)
     vae = build_vae(config).train()
 
@@ -86,9 +102,8 @@ def train_vae(config: VAEConfig, train: Clips, heldout: Clips, folder: Path) -> 
         return (weight * (error.abs() + error.square())).mean() + config.kl_weight * kl
 
     def heldout_loss() -> float:
-        return (
-            torch.stack([loss_of(heldout.frames[i : i + 32], None) for i in range(0, 256, 32)]).mean().item()
-        )
+        parts = range(0, min(HELD_OUT_ROWS, len(heldout.frames)), 32)
+        return torch.stack([loss_of(heldout.frames[i : i + 32], None) for i in parts]).mean().item()
 
     fit(
         "vae",
@@ -101,8 +116,8 @@ def train_vae(config: VAEConfig, train: Clips, heldout: Clips, folder: Path) -> 
     )
     vae.eval()
     mean, std = _statistics(vae, train.frames[:2048])
-    vae.latents_mean.copy_(mean)
-    vae.latents_std.copy_(std)
+    vae.get_buffer("latents_mean").copy_(mean)
+    vae.get_buffer("latents_std").copy_(std)
     return vae
 
 

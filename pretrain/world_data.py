@@ -14,7 +14,7 @@ MANIFEST = "manifest.jsonl"
 
 
 def write_world(folder: Path, num_train: int, num_heldout: int, seed: int) -> Path:
-    """Write clips with their preceding scenes and captions; the manifest comes last, when all clips are there.
+    """Write clips with their scenes and captions; the manifest comes last, when all clips are there.
 
     Returns:
         the manifest's path.  One that is there already is left as it is.
@@ -43,4 +43,5 @@ def _rows(folder: Path, split: Split, n: int, seed: int) -> Iterator[dict[str, A
             "split": split,
             "source": "rlnsp.world",
             "kind": event.kind,
+            "facts": language.facts(event, future.direction),
         }

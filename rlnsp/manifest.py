@@ -1,12 +1,14 @@
 """Video data on disk: a manifest (JSON lines) beside mp4 files, read and written in one place.
 
-A line has ``id`` and ``context``; and, as far as it is known, ``video`` and ``context_clip`` (paths relative to the
-manifest), ``caption``, ``fps``, ``split``.  Every other key is kept as a column.
+A line has ``id`` and ``context``; and, as far as it is known, ``video`` and ``context_clip`` (paths relative
+to the manifest), ``caption``, ``fps``, ``split``.  Every other key is kept as a column.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ from rlnsp.types import Scene
 
 _PATHS = ("video", "context_clip")
 _FIELDS = {field.name for field in fields(Scene)} - {"columns"}
+_RATE_DENOMINATOR = 1001
+"""Of broadcast rates: 24000/1001 is what is called 23.976 frames per second."""
 
 
 class ManifestError(ConfigError):
@@ -37,64 +41,86 @@ def read_manifest(path: Path | str, split: str | None = None) -> list[Scene]:
         raise ManifestError(
             f"{path}: no such manifest; give a JSON-lines file, or 'world' for the embedded world"
         )
-    scenes: list[Scene] = []
-    seen: dict[str, int] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{path}: not UTF-8 text ({error.reason}); save it as UTF-8") from error
+    scenes: dict[str, Scene] = {}
+    lines: dict[str, int] = {}
+    # Not splitlines(): JSON may hold other line separators, such as U+2028, inside its strings.
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         where = f"{path}:{number}"
         scene = _scene(line, path.parent, where)
-        if scene.id in seen:
+        if scene.id in lines:
             raise ManifestError(
-                f"{where}: id {scene.id!r} was given on line {seen[scene.id]} already; make ids unique"
+                f"{where}: id {scene.id!r} is on line {lines[scene.id]} already; make ids unique"
             )
-        seen[scene.id] = number
-        if split is None or scene.split == split:
-            scenes.append(scene)
+        scenes[scene.id], lines[scene.id] = scene, number
     if not scenes:
-        what = "scene" if split is None else f"scene of split {split!r}"
         raise ManifestError(
-            f"{path}: the manifest has no {what}; it needs at least one line with an id and a context"
+            f"{path}: the manifest has no scene; it needs at least one line with an id and a context"
         )
-    return scenes
+    chosen = [scene for scene in scenes.values() if split is None or scene.split == split]
+    if not chosen:
+        there = ", ".join(repr(name) for name in sorted({scene.split for scene in scenes.values()}))
+        raise ManifestError(f"{path}: no scene of split {split!r}; it has {there}; set 'split' in its lines")
+    return chosen
 
 
 def _scene(line: str, folder: Path, where: str) -> Scene:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise ManifestError(
-            f"{where}: not valid JSON ({error.msg} at column {error.colno}); write one object a line"
-        ) from error
+        message = f"{where}: not valid JSON ({error.msg} at column {error.colno}); write one object a line"
+        raise ManifestError(message) from error
     if not isinstance(row, dict):
         raise ManifestError(f"{where}: must be a JSON object; got {type(row).__name__}")
     for key in ("id", "context"):
         if not isinstance(row.get(key), str) or not row[key].strip():
             raise ManifestError(f"{where}: {key!r} must be a non-empty string; got {row.get(key)!r}")
-    paths: dict[str, Path] = {}
-    for key in _PATHS:
-        if row.get(key) is None:
-            continue
-        paths[key] = (folder / row[key]).resolve()
-        if not paths[key].is_relative_to(folder.resolve()):
-            raise ManifestError(
-                f"{where}: {key} {row[key]!r} leaves the manifest's folder; move the file under {folder}"
-            )
-        if not paths[key].is_file():
-            raise ManifestError(f"{where}: {key} {row[key]!r} is not there; expected the file {paths[key]}")
+    for key in ("caption", "split", *_PATHS):
+        if not isinstance(row.get(key), str | None):
+            raise ManifestError(f"{where}: {key!r} must be a string; got {row[key]!r}")
+    fps = row.get("fps")
+    if fps is not None and (
+        isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps < float("inf")
+    ):
+        raise ManifestError(f"{where}: 'fps' must be a number of frames per second above 0; got {fps!r}")
+    paths = {key: _inside(row[key], key, folder, where) for key in _PATHS if row.get(key) is not None}
     known = {key: row[key] for key in _FIELDS - set(_PATHS) if row.get(key) is not None}
     columns = {key: value for key, value in row.items() if key not in _FIELDS}
     return Scene(**known, **paths, columns=columns)
 
 
+def _inside(name: str, key: str, folder: Path, where: str) -> Path:
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise ManifestError(
+            f"{where}: {key} {name!r} leaves the manifest's folder; move the file under {folder}"
+        )
+    if not path.is_file():
+        raise ManifestError(f"{where}: {key} {name!r} is not there; put the file at {path}, or drop the line")
+    return path
+
+
 def write_manifest(path: Path | str, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write rows as JSON lines; the file appears whole or not at all."""
-    path = Path(path)
-    aside = path.with_name(path.name + ".part")
-    with aside.open("w", encoding="utf-8") as file:
+    with _whole(Path(path)) as aside, aside.open("w", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    aside.replace(path)
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A file beside ``path`` to write to: it takes that name when all went well, and goes when not."""
+    aside = path.with_name(path.name + ".part")
+    try:
+        yield aside
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def read_clip(path: Path | str, max_frames: int | None = None) -> tuple[NDArray[np.uint8], float]:
@@ -103,13 +129,15 @@ def read_clip(path: Path | str, max_frames: int | None = None) -> tuple[NDArray[
     Raises:
         ManifestError: the file holds no video that can be decoded.
     """
+    frames: list[NDArray[np.uint8]] = []
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
-                raise ManifestError(f"{path}: has no video stream; give an mp4 with pictures")
+                raise ManifestError(
+                    f"{path}: has no video stream; give an mp4 with pictures, or drop its line"
+                )
             stream = container.streams.video[0]
             fps = float(stream.average_rate or stream.guessed_rate or 0)
-            frames = []
             for frame in container.decode(stream):
                 frames.append(frame.to_ndarray(format="rgb24"))
                 if max_frames is not None and len(frames) == max_frames:
@@ -124,11 +152,21 @@ def read_clip(path: Path | str, max_frames: int | None = None) -> tuple[NDArray[
 
 
 def write_clip(path: Path | str, frames: NDArray[np.uint8], fps: float) -> None:
-    """Encode frames (F, H, W, 3) uint8 with even H and W as H.264 that browsers play; whole or not at all."""
-    path = Path(path)
-    aside = path.with_name(path.name + ".part")
-    with av.open(str(aside), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=round(fps * 1000) / 1000 if fps % 1 else int(fps))
+    """Encode frames (F, H, W, 3) uint8 as H.264 that browsers play; the file appears whole or not at all.
+
+    Raises:
+        ValueError: no frames, an odd height or width, or another type or shape.
+    """
+    if frames.ndim != 4 or frames.shape[3] != 3 or frames.dtype != np.uint8 or frames.size == 0 or fps <= 0:
+        raise ValueError(
+            f"{path}: frames must be uint8 (F, H, W, 3) at fps > 0; got {frames.dtype} {frames.shape}, {fps}"
+        )
+    if frames.shape[1] % 2 or frames.shape[2] % 2:
+        raise ValueError(
+            f"{path}: height and width must be even for H.264; got {frames.shape[1]}x{frames.shape[2]}"
+        )
+    with _whole(Path(path)) as aside, av.open(str(aside), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(_RATE_DENOMINATOR))
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         stream.options = {"crf": "10", "preset": "veryfast", "threads": "1"}
@@ -137,4 +175,3 @@ def write_clip(path: Path | str, frames: NDArray[np.uint8], fps: float) -> None:
                 stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24"))
             )
         container.mux(stream.encode())
-    aside.replace(path)

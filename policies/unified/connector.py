@@ -41,7 +41,13 @@ class Connector(ModelMixin, ConfigMixin):
 
 
 def new_connector(
-    *, num_queries: int, width: int, out: int, hidden: int | None = None, seed: int = 0
+    *,
+    num_queries: int,
+    width: int,
+    out: int,
+    hidden: int | None = None,
+    seed: int = 0,
+    vocabulary: Tensor | None = None,
 ) -> Connector:
     """A connector with fresh weights, the same for the same seed; torch's global generator is left as it was.
 
@@ -51,7 +57,13 @@ def new_connector(
         out: the DiT's ``caption_channels``.
         hidden: width between the two linear layers; ``out`` if None.
         seed: of the weights and queries.
+        vocabulary: (V, width) embeddings of the comprehension model's tokens; queries start as some of them, which
+            prompt tuning found best (arXiv 2104.08691, section 3.2).  None: as noise.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Connector(num_queries=num_queries, width=width, hidden=hidden or out, out=out)
+        connector = Connector(num_queries=num_queries, width=width, hidden=hidden or out, out=out)
+        if vocabulary is not None:
+            drawn = torch.randint(len(vocabulary), (num_queries,))
+            connector.queries.data.copy_(vocabulary[drawn])
+    return connector

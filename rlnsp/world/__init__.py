@@ -1,4 +1,4 @@
-"""The embedded world: a small simulated world with preceding scenes, true futures and an exact judge of pixels."""
+"""The embedded world: a small simulated world of preceding scenes, true futures and a judge of pixels."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -26,6 +26,9 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 
 HELD_OUT_SHARE = 0.2
 BYSTANDER_SHARE = 0.5
+NUM_DISTINCT = 400
+"""Events of one draw that all differ: more than an evaluation takes, and few enough for every kind to have
+fresh ones, with a star and without."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +41,7 @@ class Event:
     other: str
     """Colour of what it meets, leaves or stands on."""
     direction: Direction
-    """Where the actor goes; the heater's side (melt); the lamp's place (light).  ``either``: two futures (rise)."""
+    """Where the actor goes; the heater's side (melt); the lamp's (light).  ``either``: two futures (rise)."""
     speed: Speed
     bystander: str | None = None
     """Colour of a star that has no part in it."""
@@ -51,7 +54,7 @@ class Event:
 
 
 def split_of(event: Event) -> Split:
-    """The split that owns the composition (kind, colours, direction); speed, star and wording do not matter."""
+    """The split that owns the composition (kind, colours, direction), whatever its speed, star or wording."""
     key = f"{event.kind}/{event.actor}/{event.other}/{event.direction}"
     draw = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") / 2**32
     return "heldout" if draw < HELD_OUT_SHARE else "train"
@@ -74,15 +77,15 @@ def all_events(split: Split) -> Iterator[Event]:
 def sample_events(split: Split, n: int, rng: np.random.Generator) -> list[Event]:
     """``n`` events: kinds in equal shares, the rest uniform, half of them with a star.
 
-    Without repeats of (composition, speed, star) while there are any left.
+    The first ``NUM_DISTINCT`` differ in composition, speed or star; later ones may repeat.
     """
     by_kind = {kind: [event for event in all_events(split) if event.kind == kind] for kind in KINDS}
     events: list[Event] = []
     seen: set[Event] = set()
     while len(events) < n:
-        kind = KINDS[(len(events)) % len(KINDS)]
+        kind = KINDS[len(events) % len(KINDS)]
         event = with_star(by_kind[kind][rng.integers(len(by_kind[kind]))], rng)
-        if event in seen and len(seen) < 400:
+        if event in seen and len(seen) < NUM_DISTINCT:
             continue
         seen.add(event)
         events.append(event)

@@ -104,6 +104,19 @@ def caption(event: Event, direction: str, bounces: bool, rng: np.random.Generato
     return _fill(CAPTIONS[event.kind], event, direction, "bounces" if bounces else "lies still", rng)
 
 
+def facts(event: Event, direction: str) -> dict[str, str]:
+    """What is to be known of a scene, by name; ``direction`` is where the actor really went."""
+    star = event.bystander or "none"
+    return {
+        "event": event.kind,
+        "actor": event.actor,
+        "other": event.other,
+        "side": direction,
+        "speed": event.speed,
+        "star": star if event.bystander is None else f"{star} {event.bystander_side}",
+    }
+
+
 def parse(context: str) -> Event:
     """The event that a preceding scene describes.
 

@@ -68,7 +68,7 @@ class Tracker:
 def _track(frames: NDArray) -> Tracks:
     if frames.shape[1:] != (FRAMES, SIZE, SIZE, 3) or frames.dtype != np.uint8:
         raise ValueError(
-            f"Tracker: clips must be uint8 of shape (B, {FRAMES}, {SIZE}, {SIZE}, 3), the embedded world's; got "
-            f"{frames.dtype} {frames.shape}; choose another judge for other videos"
+            f"Tracker: clips must be uint8 of shape (B, {FRAMES}, {SIZE}, {SIZE}, 3), the embedded world's; "
+            f"got {frames.dtype} {frames.shape}; choose another judge for other videos"
         )
     return track(frames)

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from rlnsp.world.events import COLOURS
 
 MIN_CHROMA = 86.0
-"""Norm of a pixel's colour less its grey above which it belongs to a colour of the world; a pure one has 117 to 155.
-Where two things touch, their edge mixes to a third colour of at most 81, which must not count as that colour's."""
+"""Norm of a pixel's colour less its grey above which it belongs to a colour of the world; pure ones have 117
+to 155.  Where two things touch, their edge mixes to a third colour of at most 81, which must not count."""
 MIN_COSINE = 0.86
 """Below this similarity to every colour of the world a pixel is ``strange``."""
 MIN_AREA = 10.0
@@ -51,7 +51,7 @@ def track(frames: NDArray) -> Tracks:
     """Measure clips (B, F, H, W, 3) uint8, all at once."""
     clips, num_frames, height, width = frames.shape[:4]
     pixels = frames.reshape(-1, 3).astype(np.float32)
-    light = pixels.mean(-1).reshape(clips, num_frames, -1).mean(-1)
+    light = pixels.mean(-1).reshape(clips, num_frames, height * width).mean(-1)
     chroma = _chroma(pixels)
     # Most pixels are grey: only the coloured ones are compared with the palette.
     where = np.flatnonzero((chroma * chroma).sum(-1) > MIN_CHROMA**2)

@@ -1,7 +1,7 @@
 """Clips that look almost right: what a judge of pixels must not be taken in by.
 
-Each takes an event, one of its futures and a generator, and makes frames (F, H, W, 3); None where the result would
-be a true clip after all.
+Each takes an event, one of its futures and a generator, and makes frames (F, H, W, 3); None where the result
+would be a true clip after all.
 """
 
 from collections.abc import Callable
@@ -23,13 +23,16 @@ LATE = (0, 0, 0, 0, 1, 2, 3, 4, 5)
 
 def edited(future: Future, colour: str, edit: Callable[[Item], Item]) -> Future:
     """The future with every item of one colour edited."""
-    return replace(future, items=tuple(edit(item) if item.colour == colour else item for item in future.items))
+    return replace(
+        future, items=tuple(edit(item) if item.colour == colour else item for item in future.items)
+    )
 
 
 def recoloured(future: Future, colours: dict[str, str]) -> Future:
     """The future with colours exchanged."""
     return replace(
-        future, items=tuple(replace(item, colour=colours.get(item.colour, item.colour)) for item in future.items)
+        future,
+        items=tuple(replace(item, colour=colours.get(item.colour, item.colour)) for item in future.items),
     )
 
 
@@ -43,7 +46,11 @@ def shown(future: Future, colour: str, frames: slice) -> Frames:
 def doubled(future: Future, colour: str, dx: float, dy: float) -> Frames:
     """The future with a copy of one colour's items beside the first."""
     copies = tuple(
-        replace(item, x=item.x + dx * (1 if item.x[0] < SIZE / 2 else -1), y=item.y + dy * (1 if item.y[0] < 28 else -1))
+        replace(
+            item,
+            x=item.x + dx * (1 if item.x[0] < SIZE / 2 else -1),
+            y=item.y + dy * (1 if item.y[0] < 28 else -1),
+        )
         for item in future.items
         if item.colour == colour
     )
@@ -89,7 +96,9 @@ def _dimming(event: Event, future: Future, rng: np.random.Generator) -> Frames:
 def _effect_first(event: Event, future: Future, rng: np.random.Generator) -> Frames:
     """What should follow comes before what should cause it."""
     if event.kind == "push":
-        return render(edited(future, event.other, lambda item: resampled(item, np.minimum(TIME + 3, TIME[-1]))))
+        return render(
+            edited(future, event.other, lambda item: resampled(item, np.minimum(TIME + 3, TIME[-1])))
+        )
     if event.kind == "bounce":
         return render(edited(future, event.actor, lambda item: replace(item, x=item.x - 11 * event.sign)))
     if event.kind == "fall":
@@ -115,16 +124,30 @@ def _effect_missing(event: Event, future: Future, rng: np.random.Generator) -> F
     if event.kind == "shatter":
         return render(replace(future, items=tuple(_unbroken(item, event.actor) for item in future.items)))
     # The ball stops at the wall, or where the shelf ends; the balloon stays on its string.
-    start, turn = (np.argmin, np.argmax) if event.sign > 0 else (np.argmax, np.argmin)
-    del start
+    stop = 0.0 if event.kind == "rise" else float(_turn(event, future))
+    return render(edited(future, event.actor, lambda item: resampled(item, np.minimum(TIME, stop))))
 
-    def halted(item: Item) -> Item:
-        if event.kind == "rise":
-            return resampled(item, np.zeros(FRAMES))
-        stop = float(turn(item.x)) if event.kind == "bounce" else float((item.y > item.y[0] + 1).argmax() - 1)
-        return resampled(item, np.minimum(TIME, stop))
 
-    return render(edited(future, event.actor, halted))
+def _effect_late(event: Event, future: Future, rng: np.random.Generator) -> Frames | None:
+    """What should follow at once follows some frames later."""
+    if event.kind in ("melt", "light", "rise"):
+        return None
+    if event.kind == "push":
+        return render(edited(future, event.other, lambda item: resampled(item, np.maximum(TIME - 3, 0))))
+    if event.kind == "shatter":
+        late = np.maximum(np.arange(FRAMES) - 2, 0)
+        return render(edited(future, event.actor, lambda item: replace(item, opacity=item.opacity[late])))
+    turn = _turn(event, future)
+    time = np.where(turn < TIME, np.maximum(TIME - 3, turn), TIME)
+    return render(edited(future, event.actor, lambda item: resampled(item, time)))
+
+
+def _turn(event: Event, future: Future) -> int:
+    """The last frame before the ball turns at the wall, or falls off the shelf."""
+    ball = next(item for item in future.items if item.colour == event.actor)
+    if event.kind == "bounce":
+        return int((ball.x * event.sign).argmax())
+    return int((ball.y > ball.y[0] + 1).argmax()) - 1
 
 
 def _unbroken(item: Item, colour: str) -> Item:
@@ -137,8 +160,27 @@ def _jumping(event: Event, future: Future, rng: np.random.Generator) -> Frames |
     """The actor waits, then is all at once where it would have been."""
     if event.kind == "light":
         return None
-    time = np.where(TIME < (3 if event.speed == "fast" else 5), 0.0, TIME)
+    until = 3 if event.speed == "fast" else 5
+    time = np.where(until > TIME, 0.0, TIME)
     return render(edited(future, event.actor, lambda item: resampled(item, time)))
+
+
+def _third(event: Event, future: Future, rng: np.random.Generator) -> Frames:
+    star = rng.uniform(26, 38)
+    extra = Item(
+        shape="circle",
+        colour=_free(event),
+        x=_still(star),
+        y=_still(12),
+        width=_still(9),
+        height=_still(9),
+        opacity=_still(1),
+    )
+    return render(replace(future, items=(*future.items, extra)))
+
+
+def _still(value: float) -> NDArray:
+    return np.full(FRAMES, float(value))
 
 
 ADVERSARIES: dict[str, Adversary] = {
@@ -151,6 +193,7 @@ ADVERSARIES: dict[str, Adversary] = {
     "cross-faded": lambda event, future, rng: faded(render(future)),
     "effect before cause": _effect_first,
     "effect missing": _effect_missing,
+    "effect late": _effect_late,
     "wrong colour": lambda event, future, rng: render(recoloured(future, {event.actor: _free(event)})),
     "colours swapped": lambda event, future, rng: render(
         recoloured(future, {event.actor: event.other, event.other: event.actor})
@@ -164,12 +207,7 @@ ADVERSARIES: dict[str, Adversary] = {
     "actor doubled above": lambda event, future, rng: doubled(future, event.actor, 0, 15),
     "actor doubled beside": lambda event, future, rng: doubled(future, event.actor, 15, 0),
     "other doubled": lambda event, future, rng: doubled(future, event.other, 0, 18),
-    "third thing": lambda event, future, rng: render(
-        replace(
-            future,
-            items=(*future.items, replace(future.items[0], colour=_free(event), shape="circle", opacity=np.ones(FRAMES))),
-        )
-    ),
+    "third thing": _third,
     "mirrored": _mirrored,
     "upside down": lambda event, future, rng: render(future)[:, ::-1],
     "noise": lambda event, future, rng: rng.integers(0, 256, (FRAMES, SIZE, SIZE, 3), dtype=np.uint8),

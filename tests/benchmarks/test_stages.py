@@ -1,0 +1,95 @@
+import json
+
+import pytest
+
+from benchmarks import stages, world_weights
+from rlnsp import cli, config
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What rlnsp is asked to do; it does nothing, and is done."""
+    commands = []
+    monkeypatch.setattr(cli, "main", lambda argv: commands.append(argv) or 0)
+    return commands
+
+
+def test_a_run_that_is_done_is_used_again(tmp_path, asked):
+    (tmp_path / "summary.json").write_text(json.dumps({"status": "done"}))
+    assert stages.reinforced(tmp_path) == tmp_path
+    assert asked == []
+
+
+def test_a_run_that_was_stopped_is_gone_on_with(tmp_path, asked):
+    (tmp_path / "summary.json").write_text(json.dumps({"status": "interrupted"}))
+    (tmp_path / "checkpoints" / "step-50").mkdir(parents=True)
+    stages.reinforced(tmp_path, "--seed=1")
+    assert asked == [["train", "--resume", str(tmp_path)]]
+
+
+def test_a_run_stopped_before_its_first_checkpoint_begins_anew(tmp_path, asked):
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    stages.reinforced(run, "--seed=1", reward="nsp_reward=-1")
+    assert asked == [["train", "--reward", "nsp_reward=-1", "--output", str(run), "--seed=1"]]
+    assert not run.exists()
+
+
+def test_a_run_that_fails_stops_the_ablation(tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "main", lambda argv: 1)
+    with pytest.raises(stages.AblationFailed, match="ended with 1"):
+        stages.reinforced(tmp_path / "run")
+
+
+def test_the_commands_of_the_ablation_are_ones_that_rlnsp_takes(tmp_path, asked):
+    shorter = f"trainer.num_iterations={stages.NEGATED_ITERATIONS}"
+    stages.reinforced(tmp_path / "run", "--seed=2", shorter, reward="nsp_reward=-1")
+    run = config.load("world", [shorter], ["nsp_reward=-1"])
+    assert run.rewards["nsp_reward"].weight == -1
+    assert (
+        run.trainer.num_iterations == stages.NEGATED_ITERATIONS < config.load("world").trainer.num_iterations
+    )
+
+
+def test_other_weights_or_another_config_mean_other_runs(tmp_path):
+    (tmp_path / "a.yaml").write_text("seed: 0")
+    keys = set()
+    for files, seed in ((1, 0), (2, 0), (2, 1)):
+        manifest = {"files": files, "made": len(keys)}
+        (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+        (tmp_path / "a.yaml").write_text(f"seed: {seed}")
+        keys.add(stages.key(tmp_path, tmp_path / "a.yaml"))
+    assert len(keys) == 3
+    (tmp_path / "manifest.json").write_text(json.dumps({"files": 2, "made": "later"}))
+    assert stages.key(tmp_path, tmp_path / "a.yaml") in keys  # when they were made changes nothing
+
+
+def test_a_second_folder_takes_from_the_shipped_policy_what_it_lacks(tmp_path):
+    slot = stages.slot_of(tmp_path)
+    assert slot.config["folder"] == "world"
+    assert slot.config["transformer"] == {"path": str(tmp_path / "transformer")}
+    (tmp_path / "vae").mkdir()
+    assert stages.slot_of(tmp_path).config == {"folder": str(tmp_path)}
+
+
+def test_what_ships_is_not_trained_again(tmp_path, monkeypatch):
+    for name in (world_weights.WITHOUT, world_weights.PRETRAINED):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(world_weights, "shipped", lambda name: tmp_path / name)
+    assert stages.no_pretraining(tmp_path / "run", tmp_path) == tmp_path / world_weights.WITHOUT
+    assert stages.pretraining_only(tmp_path / "run", tmp_path) == tmp_path / world_weights.PRETRAINED
+
+
+def test_where_stage_1_is_missing_it_is_made_from_the_shipped_reader_and_vae(tmp_path, monkeypatch):
+    world, made = tmp_path / "world", []
+    world.mkdir()
+    (world / "policy.json").write_text("{}")
+    monkeypatch.setattr(world_weights, "shipped", lambda name: tmp_path / "absent")
+    monkeypatch.setattr(world_weights, "RUN", tmp_path / "absent")
+    monkeypatch.setattr(stages.stages, "pretrain", lambda settings, folder: made.append(folder) or folder)
+    folder = stages.pretraining_only(tmp_path / "run", world)
+    assert made == [folder]
+    assert (folder / "policy" / "policy.json").is_file()
+    marks = {path.parent.name: json.loads(path.read_text()) for path in folder.glob("*/done.json")}
+    assert set(marks) == {"comprehension", "vae"}
+    assert all("settings" not in content for content in marks.values())  # else they would be compared

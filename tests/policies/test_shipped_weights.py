@@ -1,0 +1,59 @@
+"""The weights that come with rlnsp are what their manifest says; ``make world-weights`` writes both."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+import policies
+
+FOLDER = Path(policies.__file__ or "").parent
+LIMIT = 20_000_000
+
+
+@pytest.fixture(scope="module")
+def manifest():
+    return json.loads((FOLDER / "world" / "manifest.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    """Every file of the folders that hold weights, by its path in policies/, but the manifest itself."""
+    found = {
+        str(path.relative_to(FOLDER)): path
+        for folder in FOLDER.glob("world*")
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+    del found["world/manifest.json"]
+    return found
+
+
+def test_every_file_is_listed_and_every_listed_file_is_there(manifest, shipped):
+    assert shipped.keys() == manifest["files"].keys()
+    assert {name.split("/")[0] for name in shipped} == set(manifest["folders"])
+
+
+def test_every_file_is_the_one_that_was_made(manifest, shipped):
+    hashes = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in shipped.items()}
+    assert hashes == {name: entry["sha256"] for name, entry in manifest["files"].items()}
+    assert all(path.stat().st_size == manifest["files"][name]["bytes"] for name, path in shipped.items())
+
+
+def test_all_of_it_is_at_most_20_mb(shipped):
+    own = (FOLDER / "world" / "manifest.json").stat().st_size
+    assert own + sum(path.stat().st_size for path in shipped.values()) <= LIMIT
+
+
+def test_the_manifest_says_how_they_were_made(manifest):
+    trained = {
+        name: stage for name, stage in manifest["stages"].items() if not name.endswith(("initial", "start"))
+    }
+    expected = ["pretrain/comprehension", "pretrain/vae", "sft/sft"]
+    expected += [f"pretrain/{name}" for name in manifest["configs"]["pretrain"]["text_to_video"]]
+    assert trained.keys() == set(expected)
+    assert all(stage["seconds"] > 0 and stage["heldout_loss"] > 0 for stage in trained.values())
+    assert manifest["seeds"]
+    assert manifest["versions"]["torch"]
+    assert manifest["machine"]["cpu_count"]

@@ -1,0 +1,138 @@
+"""What the pages show works: every command parses and its settings are checked, every snippet runs."""
+
+import argparse
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rlnsp import cli, config, plugins
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"!?\[[^\]]*\]\((?!https?:|#)([^)#]+)")
+
+
+def blocks(*languages):
+    """(page, text) of every fenced block in one of these languages."""
+    found = [(page, *match.groups()) for page in PAGES for match in FENCE.finditer(page.read_text())]
+    return [(page.name, text) for page, language, text in found if language in languages]
+
+
+def shell_lines(program):
+    """Every command line of a program that a page shows, without its comment."""
+    texts = [text for _, text in blocks("sh", "")]
+    lines = [line.strip() for text in texts for line in text.splitlines()]
+    return sorted({line for line in lines if line.split()[:1] == [program]})
+
+
+def inline(program):
+    """What is said in passing, between backticks."""
+    return {
+        match.group(1).split()[0]
+        for page in PAGES
+        for match in re.finditer(rf"`{program} ([^`]+)`", page.read_text())
+    }
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A directory with every file that a page shows by name, as a reader would have it."""
+    for _, text in blocks("python", "yaml"):
+        if named := re.match(r"# (\S+\.(?:py|yaml))\n", text):
+            (tmp_path / named.group(1)).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+def test_there_is_something_to_check():
+    assert len(shell_lines("rlnsp")) > 10
+    assert len(blocks("python")) >= 5
+    assert {"README.md", "ARCHITECTURE.md", "writing-a-reward.md"} <= {page.name for page in PAGES}
+
+
+@pytest.mark.parametrize("line", shell_lines("rlnsp"))
+def test_every_command_is_one_that_rlnsp_takes(line, here, capsys):
+    name, *words = shlex.split(line, comments=True)[1:]
+    if name in {"train", "pretrain", "sft"} and "--resume" not in words:
+        # Everything but the weights is found and checked: configs, rewards, overrides.
+        assert cli.main([name, *words, *(["--dry-run"] if "--dry-run" not in words else [])]) == 0
+        assert capsys.readouterr().out
+        return
+    _, command = cli._find(name)
+    parser = argparse.ArgumentParser(exit_on_error=False, allow_abbrev=False)
+    command.add_arguments(parser)
+    args = parser.parse_intermixed_args(words)
+    config.load(getattr(args, "config", None) or "world", getattr(args, "overrides", []))
+
+
+@pytest.mark.parametrize("name", sorted(inline("rlnsp")))
+def test_every_command_named_in_passing_exists(name):
+    assert name in {*cli.OWN, *plugins.installed("commands"), "COMMAND", "--help"}
+
+
+def test_every_make_target_that_is_named_exists():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = inline("make") | {line.split()[1] for line in shell_lines("make")}
+    assert {"demo", "test"} <= named <= targets
+
+
+@pytest.mark.parametrize("module", sorted({name for name in inline("python -m") if "." in name}))
+def test_every_module_that_is_run_by_name_has_help(module):
+    path = ROOT / f"{module.replace('.', '/')}.py"
+    assert path.is_file()
+    assert 'if __name__ == "__main__":' in path.read_text()
+
+
+@pytest.mark.parametrize(("page", "code"), blocks("python"))
+def test_every_python_snippet_runs(page, code, here):
+    done = subprocess.run([sys.executable, "-c", code], cwd=here, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{page}\n{code}\n{done.stderr}"
+
+
+REWARDS = sorted({word for line in shell_lines("rlnsp") for word in line.split() if ".py:" in word})
+
+
+@pytest.mark.parametrize("flag", REWARDS)
+def test_every_reward_that_is_shown_keeps_to_the_seam(flag, here):
+    """Scored on clips of the world, through the same door as in a run."""
+    import numpy as np
+
+    from rlnsp.scoring import build_rewards, score
+    from rlnsp.types import Sample
+    from rlnsp.world import scenes
+
+    run = config.load("world", rewards=[flag])
+    rng = np.random.default_rng(0)
+    samples = [
+        Sample(scene=scene, frames=rng.integers(0, 256, (9, 64, 64, 3), dtype=np.uint8), fps=8.0)
+        for scene in scenes("train", 4, seed=0)
+        for _ in range(2)
+    ]
+    (values,) = score(build_rewards(run.rewards), samples).raw.values()
+    assert values.shape == (8,)
+    assert values.unique().numel() > 1
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_to_a_file(page):
+    missing = [link for link in LINK.findall(page.read_text()) if not (page.parent / link).exists()]
+    assert missing == []
+
+
+def test_the_reward_in_the_readme_takes_about_ten_lines():
+    (code,) = [text for page, text in blocks("python") if page == "README.md"]
+    assert len([line for line in code.splitlines() if line.strip() and not line.startswith("#")]) <= 10
+
+
+def test_the_readme_has_a_place_for_the_ablation():
+    from benchmarks.ablation_table import MARKS
+
+    text = (ROOT / "README.md").read_text()
+    assert [text.count(mark) for mark in MARKS] == [1, 1]
+    assert text.index(MARKS[0]) < text.index(MARKS[1])
