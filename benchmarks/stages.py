@@ -153,14 +153,8 @@ def pretraining_only(output: Path, world: Path) -> Path:
         return shipped
     if all((made / stage / "done.json").is_file() for stage in settings.text_to_video):
         return made / "policy"
-    folder = output / "pretrain"
-    if not (folder / "policy").is_dir():
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(world, folder / "policy")
-        for stage in ("comprehension", "vae"):
-            (folder / stage).mkdir(exist_ok=True)
-            (folder / stage / "done.json").write_text(json.dumps({"seconds": 0.0, "copied": "world"}) + "\n")
-    return stages.pretrain(settings, folder)
+    world_weights.share_clips(output / "no_pretraining" / "start", output / "pretrain")
+    return world_weights.rest_of_stage_1(settings, world, output / "pretrain")
 
 
 def reinforced(run: Path, *options: str, reward: str = REWARD) -> Path:

@@ -12,16 +12,14 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
-from diffusers import LTXVideoTransformer3DModel
 
 import policies
 from policies.unified import files, weights
-from policies.unified.connector import new_connector
 from policies.unified.settings import Source
 from policies.unified.video import Geometry
 from pretrain import stages
@@ -51,11 +49,13 @@ def main(argv: list[str] | None = None) -> int:
     settings = config.load_typed(stages.PretrainConfig, "world", folder="pretrain")
     tuning = config.load_typed(stages.SFTConfig, "world", folder="sft")
     start = stages.pretrain(settings, args.output / "pretrain")
-    share_clips(args.output, args.output / "sft")
+    share_clips(args.output / "pretrain", args.output / "sft")
     tuned = stages.sft(tuning, start, args.output / "sft")
     extras = {
         PRETRAINED: lambda: start,
-        WITHOUT: lambda: without_pretraining(args.output / "no_pretraining", start, args.output),
+        WITHOUT: lambda: without_pretraining(
+            args.output / "no_pretraining", start, made=args.output / "pretrain"
+        ),
     }
     made = {"pretrain": settings, "sft": tuning}
     manifest = ship(tuned, extras, args.output, args.to, {name: _resolved(one) for name, one in made.items()})
@@ -71,46 +71,39 @@ def shipped(name: str) -> Path:
     return Path(policies.__file__ or "").parent / name
 
 
-def share_clips(run: Path, output: Path) -> None:
-    """Give a stage's folder the clips that stage 1 wrote in ``run``, so that they are not drawn once more.
+def share_clips(made: Path, output: Path) -> None:
+    """Give a command's folder the clips that another command wrote in ``made``; they are not drawn once more.
 
-    A stage that asks for other clips than it finds says so.
+    A command that asks for other clips than it finds says so.
     """
-    made, place = run / "pretrain" / "data", output / "data"
-    if (made / "done.json").is_file() and not place.exists():
-        shutil.copytree(made, place, copy_function=os.link)
+    if (made / "data" / "done.json").is_file() and not (output / "data").exists():
+        shutil.copytree(made / "data", output / "data", copy_function=os.link)
 
 
-def without_pretraining(output: Path, source: Path, run: Path = RUN) -> Path:
+def rest_of_stage_1(settings: stages.PretrainConfig, source: Path, output: Path) -> Path:
+    """Stage 1 in ``output``, with comprehension model and VAE of a policy folder; returns what it made."""
+    if not (output / "policy").is_dir():
+        for stage in ("comprehension", "vae"):
+            (output / stage).mkdir(parents=True, exist_ok=True)
+            # A mark without settings is believed: what it marks was made elsewhere.
+            (output / stage / "done.json").write_text(json.dumps({"seconds": 0.0}) + "\n")
+        weights.save_policy(output / "policy", geometry=geometry_of(source), rest_from=source)
+    return stages.pretrain(settings, output)
+
+
+def without_pretraining(output: Path, source: Path, made: Path = RUN / "pretrain") -> Path:
     """Stage 2 alone, on queries, connector and DiT as stage 1 initialises them; returns the policy folder.
 
     Args:
-        output: gets the stage's files.
-        source: a policy folder, for the comprehension model, the VAE, the schedule and the sizes.
-        run: whose clips are read where they are there.
+        output: gets the folders ``start`` and ``sft``.
+        source: a policy folder, for the comprehension model and the VAE.
+        made: the folder of a command whose clips are taken where they are there.
     """
     settings = config.load_typed(stages.PretrainConfig, "world", folder="pretrain")
-    tuning = config.load_typed(stages.SFTConfig, "world", folder="sft")
-    start = output / "start"
-    if not (start / "policy.json").is_file():
-        write_as_initialised(source, start, settings.transformer.seed)
-    share_clips(run, output)
-    return stages.sft(tuning, start, output)
-
-
-def write_as_initialised(source: Path, to: Path, seed: int) -> None:
-    """The policy folder ``source`` with DiT, queries and connector of the same sizes anew."""
-    trained = weights.load_transformer(Source(path=str(source / "transformer")))
-    sizes = weights.load_connector(Source(path=str(source / "connector"))).config
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        transformer: Any = LTXVideoTransformer3DModel.from_config(trained.config)
-    names = ("num_queries", "width", "out", "hidden")
-    connector = new_connector(**{name: sizes[name] for name in names}, seed=seed)
-    to.parent.mkdir(parents=True, exist_ok=True)
-    weights.save_policy(
-        to, geometry=geometry_of(source), transformer=transformer, connector=connector, rest_from=source
-    )
+    share_clips(made, output / "start")
+    start = rest_of_stage_1(replace(settings, text_to_video={}), source, output / "start")
+    share_clips(output / "start", output / "sft")
+    return stages.sft(config.load_typed(stages.SFTConfig, "world", folder="sft"), start, output / "sft")
 
 
 def geometry_of(folder: Path) -> Geometry:

@@ -26,7 +26,7 @@ class Checkpoint:
     settings: Mapping[str, Any]
     """A checkpoint made with others is refused."""
     parameters: Mapping[str, Parameter]
-    """By name; the order is the optimiser's."""
+    """By name."""
     average: Sequence[Tensor] | None
     """In the same order."""
     optimizer: Optimizer

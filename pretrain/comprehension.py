@@ -4,24 +4,27 @@ At the paper's scale there is nothing to do here: Qwen2.5-VL-7B comes trained.
 """
 
 import json
+import logging
 import warnings
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import load_model
 from tokenizers import pre_tokenizers
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.trainer_callback import TrainerCallback, TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
-from trl import SFTConfig, SFTTrainer
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
 
+from policies.unified import weights
 from policies.unified.comprehension import CAPTION, NEXT_SCENE, Comprehension
 from pretrain.clips import Clips
-from pretrain.turns import DESCRIBE, JUDGE, Turns, turns
+from pretrain.turns import DESCRIBE, JUDGE, Turns, turns, words_of
 from rlnsp.interruption import Interrupted, Interruption
 from rlnsp.settings import ConfigError
 
@@ -49,7 +52,7 @@ class ComprehensionConfig:
     vocab_size: int = 640
     width: int = 128
     layers: int = 4
-    heads: int = 4
+    heads: int = 8
     vision_width: int = 96
     vision_layers: int = 3
     patch_size: int = 8
@@ -73,7 +76,7 @@ class ComprehensionConfig:
 def build_comprehension(config: ComprehensionConfig, corpus: Sequence[str], frame_size: int) -> Comprehension:
     """A randomly initialised model, with a tokenizer made from ``corpus``; seeded by the caller."""
     tokenizer = build_tokenizer(corpus, config.vocab_size)
-    ids = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in _VISION_TOKENS}
+    ids: dict[str, Any] = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in _VISION_TOKENS}
     head = config.width // config.heads
     section = [head // 2 - 2 * (head // 2 * 3 // 8), head // 2 * 3 // 8, head // 2 * 3 // 8]
     made = Qwen2_5_VLConfig(
@@ -149,16 +152,21 @@ def train_comprehension(
         args=arguments,
         train_dataset=turns(train, "train", config.seed),
         eval_dataset=asked.shuffle(seed=0).select(range(min(512, len(asked)))),
-        data_collator=Turns(comprehension=comprehension, clips={"train": train, "heldout": heldout}),
+        data_collator=Turns(
+            comprehension=comprehension,
+            clips={"train": train, "heldout": heldout},
+            words=words_of(train),
+        ),
         processing_class=comprehension.tokenizer,
     )
     folder.mkdir(parents=True, exist_ok=True)
     last = last_checkpoint(folder)
-    if last is not None and _step(last) >= config.steps:
-        # TRL would take a step more.
-        load_model(model, last / "model.safetensors", strict=False)
-    else:
-        with Interruption() as interruption, ExitStack() as held:
+    if last is not None:
+        with weights.without_bars():
+            saved = Qwen2_5_VLForConditionalGeneration.from_pretrained(last, dtype=torch.float32)
+        model.load_state_dict(saved.state_dict())
+    if last is None or _step(last) < config.steps:  # of a finished one, TRL would take a step more
+        with Interruption() as interruption, ExitStack() as held, _quiet_about_names():
             held.enter_context(interruption.held())
             trainer.add_callback(_StopsBetweenSteps(interruption, held))
             trainer.train(resume_from_checkpoint=str(last) if last else None)
@@ -197,6 +205,25 @@ def _arguments(config: ComprehensionConfig, folder: Path) -> SFTConfig:
             use_cpu=not torch.cuda.is_available(),
             dataloader_num_workers=0,
         )
+
+
+@contextmanager
+def _quiet_about_names() -> Iterator[None]:
+    """Without transformers' warning that a checkpoint's names fit nothing.
+
+    It saves weights by the hub's names and reads them back by the module's, so that its trainer finds none of
+    Qwen2.5-VL's on resuming (5.23); they have been loaded by then.
+    """
+    log = logging.getLogger("transformers.trainer")
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return "in the checkpoint model loaded" not in record.getMessage()
+
+    log.addFilter(wanted)
+    try:
+        yield
+    finally:
+        log.removeFilter(wanted)
 
 
 def last_checkpoint(folder: Path) -> Path | None:

@@ -173,17 +173,21 @@ def _update(
     if average is not None:
         # A warm-up, as in Karras et al. (arXiv:2312.02696): early weights must not linger in the average.
         decay = min(config.ema_decay, (step + 1) / (step + 10))
-        torch._foreach_lerp_(average, [v.detach() for v in values], 1 - decay)
+        torch._foreach_lerp_(average, [v.detach() for v in values], 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
     return value.item(), norm.item()
 
 
 def _optimizer(values: list[Parameter], config: LoopConfig) -> torch.optim.Optimizer:
-    # A gain, such as the connector's scale of 0.01, must move in proportion to its size, not by Adam's unit steps.
+    if config.optimizer == "prodigy":
+        # One scale for all parameters: it takes no groups that learn at different rates.
+        everything: list[dict[str, Any]] = [{"params": values, "factor": 1.0}]
+        decay: Any = config.weight_decay
+        with redirect_stdout(io.StringIO()):  # it says on stdout how it decays weights
+            return Prodigy(everything, lr=config.learning_rate, weight_decay=decay)
+    # A gain, such as the connector's scale of 0.01, must move in proportion to its size, not by Adam's steps.
     groups: list[dict[str, Any]] = [{"params": [v for v in values if v.numel() > 1], "factor": 1.0}]
     groups += [{"params": [v], "factor": abs(v.item()) or 1.0} for v in values if v.numel() == 1]
-    if config.optimizer == "prodigy":
-        with redirect_stdout(io.StringIO()):  # it says on stdout how it decays weights
-            return Prodigy(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
+    groups = [group for group in groups if group["params"]]
     return torch.optim.AdamW(
         groups, config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay, fused=True
     )

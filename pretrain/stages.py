@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, LTXVideoTransformer3DModel
+from diffusers.models.transformers.transformer_ltx import LTXVideoTransformer3DModel
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 
 from policies.unified import files, weights
 from policies.unified.connector import NORM_WEIGHT, SCALE, new_connector
@@ -166,7 +167,7 @@ def _initial(config: PretrainConfig, work: Work) -> None:
         width=reader.width,
         out=size.caption_channels,
         seed=size.seed,
-        vocabulary=reader.model.get_input_embeddings().weight,
+        vocabulary=reader.model.get_input_embeddings().get_parameter("weight"),
     )
     # LTX-Video's own constants.
     scheduler = FlowMatchEulerDiscreteScheduler(

@@ -1,6 +1,6 @@
-"""Chat turns for the comprehension model: describe, foretell, repeat, judge, list facts; TRL's batches."""
+"""Chat turns for the comprehension model: describe, foretell, repeat, judge, list facts; as TRL's batches."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,12 +20,16 @@ JUDGE = (
 )
 IGNORED = -100
 
-Task = Literal["describe", "next", "repeat", "judge", "facts of the context", "facts of the caption"]
+ECHO_WORDS = (6, 20)
+
+Task = Literal["describe", "next", "repeat", "judge", "echo", "facts of the context", "facts of the caption"]
 TASKS: tuple[Task, ...] = ("describe", "next", "repeat", "judge")
 FACTS: tuple[Task, ...] = ("facts of the context", "facts of the caption")
-"""For scenes with a column ``facts``, a mapping of names to values.  They are asked for in random order, so that
-each name draws its own value out of the text: latent queries, which stand where the answer does, learn to do
-what such names do.  A model that only ever says captions holds nothing but their first word there."""
+"""For scenes with a column ``facts``, a mapping of names to values, asked for in random order.
+
+Each name must draw its own value out of the text; latent queries, which stand where the answer does, learn
+to do what such names do.  A model that only ever says captions holds nothing but their first word there.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +39,8 @@ class Turns:
     comprehension: Comprehension
     clips: Mapping[str, Clips]
     """By split."""
+    words: Sequence[str] = ()
+    """What the task ``echo`` draws from."""
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
         """input_ids, attention_mask, labels, mm_token_type_ids (B, L), and the pixels of the clips shown."""
@@ -53,7 +59,8 @@ class Turns:
             )
             answers.append(self.comprehension.tokenizer(answer + "<|im_end|>")["input_ids"])
         longest = max(len(a) + len(b) for a, b in zip(tokens, answers, strict=True))
-        ids = torch.full((len(rows), longest), self.comprehension.tokenizer.pad_token_id)
+        pad: Any = self.comprehension.tokenizer.pad_token_id
+        ids = torch.full((len(rows), longest), pad)
         labels = torch.full_like(ids, IGNORED)
         mask = torch.zeros_like(ids)
         for i, (prompt, answer) in enumerate(zip(tokens, answers, strict=True)):
@@ -78,6 +85,9 @@ class Turns:
                 return NEXT_SCENE.format(scene.context), caption, None
             case "repeat":
                 return CAPTION.format(caption), caption, None
+            case "echo":
+                text = _random_words(self.words, row["order"])
+                return CAPTION.format(text), text, None
             case "facts of the context":
                 return NEXT_SCENE.format(scene.context), _listed(scene, row["order"]), None
             case "facts of the caption":
@@ -85,6 +95,17 @@ class Turns:
         other = clips.scenes[row["other"]].caption or ""
         shown = caption if row["passes"] else other
         return JUDGE.format(context=scene.context, caption=shown), "Pass" if row["passes"] else "Fail", None
+
+
+def words_of(clips: Clips) -> list[str]:
+    """Every word of the clips' texts, sorted."""
+    texts = [text for scene in clips.scenes for text in (scene.context, scene.caption or "")]
+    return sorted({word for text in texts for word in text.split()})
+
+
+def _random_words(words: Sequence[str], order: int) -> str:
+    rng = np.random.default_rng(order)
+    return " ".join(rng.choice(words, rng.integers(*ECHO_WORDS)))
 
 
 def _listed(scene: Scene, order: int) -> str:
@@ -99,7 +120,7 @@ def turns(clips: Clips, split: str, seed: int) -> Dataset:
     kinds = np.array([str(scene.columns.get("kind", "")) for scene in clips.scenes])
     places = {kind: np.flatnonzero(kinds == kind) for kind in set(kinds)}
     rows = []
-    listed = "facts" in clips.scenes[0].columns
+    listed = all("facts" in scene.columns for scene in clips.scenes)
     for task in (*TASKS, *FACTS) if listed else TASKS:
         for row, kind in enumerate(kinds):
             # The other scene may happen to say the same: then it is no Fail.
@@ -107,4 +128,7 @@ def turns(clips: Clips, split: str, seed: int) -> Dataset:
             passes = bool(rng.random() < 0.5) or clips.scenes[other].caption == clips.scenes[row].caption
             question = {"split": split, "row": row, "task": task, "other": other, "passes": passes}
             rows.append({**question, "order": int(rng.integers(2**31))})
-    return Dataset.from_list(rows)
+    # Random words have to be copied one by one.  Sentences can nearly be guessed, and from them alone a small
+    # model hardly ever learns to look a colour up in the text.
+    echoed = [{**question, "task": "echo", "order": int(rng.integers(2**31))} for question in rows]
+    return Dataset.from_list(rows + echoed)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKLLTXVideo
+from diffusers.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTXVideo
 from torch import Tensor
 
 from policies.unified.video import Geometry, to_pixels
@@ -80,7 +80,7 @@ def build_vae(config: VAEConfig) -> AutoencoderKLLTXVideo:
         temporal_compression_ratio=2**blocks,
     )
     # The posterior starts narrow: with a standard deviation of 1 its noise would hide what the mean says.
-    vae.encoder.conv_out.conv.bias.data[-1] = -4.0
+    vae.get_parameter("encoder.conv_out.conv.bias").data[-1] = -4.0
     return vae
 
 
@@ -92,9 +92,9 @@ def train_vae(config: VAEConfig, train: Clips, heldout: Clips, folder: Path) -> 
     def loss_of(frames: np.ndarray, generator: torch.Generator | None) -> Tensor:
         pixels = to_pixels(frames)
         with torch.autocast("cpu", torch.bfloat16):
-            posterior = vae.encode(pixels).latent_dist
+            posterior = vae.encode(pixels, return_dict=False)[0]
             latents = posterior.mode() if generator is None else posterior.sample(generator)
-            decoded = vae.decode(latents).sample
+            decoded = vae.decode(latents, return_dict=False)[0]
         error = decoded.float() - pixels
         chroma = (pixels - pixels.mean(1, keepdim=True)).norm(dim=1, keepdim=True)
         weight = 1 + config.colour_weight * (chroma > 0.3)
@@ -123,6 +123,9 @@ def train_vae(config: VAEConfig, train: Clips, heldout: Clips, folder: Path) -> 
 
 @torch.no_grad()
 def _statistics(vae: AutoencoderKLLTXVideo, frames: np.ndarray) -> tuple[Tensor, Tensor]:
-    parts = [vae.encode(to_pixels(frames[i : i + 64])).latent_dist.mode() for i in range(0, len(frames), 64)]
+    parts = [
+        vae.encode(to_pixels(frames[i : i + 64]), return_dict=False)[0].mode()
+        for i in range(0, len(frames), 64)
+    ]
     latents = torch.cat(parts).transpose(0, 1).flatten(1)
     return latents.mean(1), latents.std(1)

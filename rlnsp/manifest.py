@@ -88,13 +88,21 @@ def _scene(line: str, folder: Path, where: str) -> Scene:
         isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps < float("inf")
     ):
         raise ManifestError(f"{where}: 'fps' must be a number of frames per second above 0; got {fps!r}")
-    paths = {key: _inside(row[key], key, folder, where) for key in _PATHS if row.get(key) is not None}
-    known = {key: row[key] for key in _FIELDS - set(_PATHS) if row.get(key) is not None}
-    columns = {key: value for key, value in row.items() if key not in _FIELDS}
-    return Scene(**known, **paths, columns=columns)
+    return Scene(
+        id=row["id"],
+        context=row["context"],
+        context_clip=_inside(row.get("context_clip"), "context_clip", folder, where),
+        video=_inside(row.get("video"), "video", folder, where),
+        caption=row.get("caption"),
+        fps=fps,
+        split=row.get("split") or "train",
+        columns={key: value for key, value in row.items() if key not in _FIELDS},
+    )
 
 
-def _inside(name: str, key: str, folder: Path, where: str) -> Path:
+def _inside(name: str | None, key: str, folder: Path, where: str) -> Path | None:
+    if name is None:
+        return None
     path = (folder / name).resolve()
     if not path.is_relative_to(folder.resolve()):
         raise ManifestError(
@@ -139,7 +147,7 @@ def read_clip(path: Path | str, max_frames: int | None = None) -> tuple[NDArray[
             stream = container.streams.video[0]
             fps = float(stream.average_rate or stream.guessed_rate or 0)
             for frame in container.decode(stream):
-                frames.append(frame.to_ndarray(format="rgb24"))
+                frames.append(frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False))
                 if max_frames is not None and len(frames) == max_frames:
                     break
     except (FFmpegError, OSError) as error:

@@ -26,10 +26,15 @@ def caption(tracks: Tracks, clip: int) -> str:
     moving: list[tuple[int, str]] = []
     still: list[str] = []
     for k, name in enumerate(NAMES):
-        how, since = _thing(tracks, clip, k)
+        # In the dark nothing is to be seen: that is the room's doing.
+        lit = tracks.light[clip] > LIT
+        seen = lit & ~np.isnan(tracks.x[clip, :, k])
+        if not seen.any():
+            continue
+        how, since = _thing(tracks, clip, k, seen, lit)
         if how:
             moving.append((since, f"a {name} thing {_listed(how)}"))
-        elif not np.isnan(tracks.x[clip, :, k]).all():
+        else:
             still.append(f"a {name} thing")
     room = _room(tracks.light[clip])
     parts = [room] if room else []
@@ -64,11 +69,8 @@ def _room(light: NDArray) -> str:
     return "" if lit[0] else "the room stays dark"
 
 
-def _thing(tracks: Tracks, clip: int, k: int) -> tuple[list[str], int]:
-    """What one colour does, nothing if it stays or is not there; and the frame in which that begins."""
-    seen = ~np.isnan(tracks.x[clip, :, k])
-    if not seen.any():
-        return [], 0
+def _thing(tracks: Tracks, clip: int, k: int, seen: NDArray, lit: NDArray) -> tuple[list[str], int]:
+    """What one colour does, nothing if it stays; and the frame in which that begins."""
     x, y, w, h, area = (
         getattr(tracks, name)[clip, seen, k] for name in ("x", "y", "width", "height", "area")
     )
@@ -77,8 +79,6 @@ def _thing(tracks: Tracks, clip: int, k: int) -> tuple[list[str], int]:
     if area[0] < TWO * w[0] * h[0] and h[0] > 8:
         how.append("is there twice")
     first, last = np.flatnonzero(seen)[[0, -1]]
-    # In the dark nothing is to be seen: that is the room's doing.
-    lit = tracks.light[clip] > LIT
     if np.count_nonzero(np.diff(seen[lit])) > 2:
         how.append("flickers")
     else:
@@ -148,5 +148,5 @@ def _sideways(x: NDArray) -> list[str]:
 def _upright(y: NDArray) -> list[str]:
     if y.max() - y[0] > 6:
         down = "falls" if y.max() > FLOOR - 20 else "sinks"
-        return [down, "bounces"] if y.max() - y[-1] > STILL else [down]
+        return [down, "bounces"] if (np.maximum.accumulate(y) - y).max() > STILL else [down]
     return ["rises"] if y[-1] - y[0] < -6 else []

@@ -90,7 +90,7 @@ CAPTIONS: dict[Kind, tuple[str, ...]] = {
 }
 
 _COLOUR = "|".join(COLOURS)
-_WORD_SPEED = {word: speed for speed, words in SPEED_WORDS.items() for word in words}
+_WORD_SPEED: dict[str, Speed] = {word: speed for speed, words in SPEED_WORDS.items() for word in words}
 
 
 def describe(event: Event, rng: np.random.Generator) -> str:
@@ -173,5 +173,7 @@ def _pattern(phrasing: str) -> re.Pattern[str]:
     return re.compile(f"{text}(?:{'|'.join(stars)})?")
 
 
-_PATTERNS = [(kind, _pattern(text)) for kind, texts in CONTEXTS.items() for text in texts]
-_PATTERNS += [("rise", _pattern(text)) for text in EITHER_CONTEXTS]
+_PATTERNS: list[tuple[Kind, re.Pattern[str]]] = [
+    (kind, _pattern(text)) for kind, texts in CONTEXTS.items() for text in texts
+]
+_PATTERNS.extend(("rise", _pattern(text)) for text in EITHER_CONTEXTS)

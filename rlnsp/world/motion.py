@@ -70,7 +70,7 @@ def future(event: Event, rng: np.random.Generator) -> Future:
     return Future(items=tuple(items), light=made.light, direction=direction, bounces=made.bounces)
 
 
-def _item(shape: Shape, colour: str, x, y, width, height, opacity=1.0) -> Item:
+def _item(shape: Shape, colour: str, x, y, width, height, opacity: Array | float = 1.0) -> Item:
     whole = [
         np.broadcast_to(np.asarray(value, np.float64), (FRAMES,)) for value in (x, y, width, height, opacity)
     ]

@@ -14,8 +14,8 @@ def pair(number, kind, before, after):
     scene = Scene(id=f"scene-{number}", context="A red ball rolls slowly right.", columns={"kind": kind})
     clip = np.full((FRAMES, SIZE, SIZE, 3), number, np.uint8)
     checks = [{"contact": passed, "speed": True} for passed in (before, after)]
-    verdicts = tuple(Verdict(caption="", checks=one) for one in checks)
-    return Pair(scene=scene, clips=(clip, clip), verdicts=verdicts)
+    first, last = (Verdict(caption="", checks=one) for one in checks)
+    return Pair(scene=scene, clips=(clip, clip), verdicts=(first, last))
 
 
 PAIRS = [

@@ -80,16 +80,23 @@ def test_what_ships_is_not_trained_again(tmp_path, monkeypatch):
     assert stages.pretraining_only(tmp_path / "run", tmp_path) == tmp_path / world_weights.PRETRAINED
 
 
-def test_where_stage_1_is_missing_it_is_made_from_the_shipped_reader_and_vae(tmp_path, monkeypatch):
-    world, made = tmp_path / "world", []
-    world.mkdir()
-    (world / "policy.json").write_text("{}")
+def test_where_stage_1_is_missing_the_rest_of_it_is_made_here(tmp_path, monkeypatch):
+    made = []
     monkeypatch.setattr(world_weights, "shipped", lambda name: tmp_path / "absent")
     monkeypatch.setattr(world_weights, "RUN", tmp_path / "absent")
-    monkeypatch.setattr(stages.stages, "pretrain", lambda settings, folder: made.append(folder) or folder)
-    folder = stages.pretraining_only(tmp_path / "run", world)
-    assert made == [folder]
-    assert (folder / "policy" / "policy.json").is_file()
-    marks = {path.parent.name: json.loads(path.read_text()) for path in folder.glob("*/done.json")}
-    assert set(marks) == {"comprehension", "vae"}
-    assert all("settings" not in content for content in marks.values())  # else they would be compared
+    monkeypatch.setattr(world_weights, "rest_of_stage_1", lambda *given: made.append(given) or tmp_path)
+    assert stages.pretraining_only(tmp_path / "run", tmp_path / "world") == tmp_path
+    settings = config.load_typed(stages.stages.PretrainConfig, "world", folder="pretrain")
+    assert made == [(settings, tmp_path / "world", tmp_path / "run" / "pretrain")]
+
+
+def test_what_make_world_weights_left_is_used_once_stage_1_is_done(tmp_path, monkeypatch):
+    monkeypatch.setattr(world_weights, "shipped", lambda name: tmp_path / "absent")
+    monkeypatch.setattr(world_weights, "RUN", tmp_path)
+    monkeypatch.setattr(world_weights, "rest_of_stage_1", lambda *given: tmp_path / "made here")
+    settings = config.load_typed(stages.stages.PretrainConfig, "world", folder="pretrain")
+    for name in settings.text_to_video:
+        assert stages.pretraining_only(tmp_path / "run", tmp_path) == tmp_path / "made here"
+        (tmp_path / "pretrain" / name).mkdir(parents=True)
+        (tmp_path / "pretrain" / name / "done.json").write_text("{}")
+    assert stages.pretraining_only(tmp_path / "run", tmp_path) == tmp_path / "pretrain" / "policy"

@@ -1,24 +1,23 @@
 import hashlib
 import json
+from dataclasses import replace
 
 import pytest
-from safetensors.torch import load_file
 
 from benchmarks import world_weights
 from benchmarks.world_weights import (
     PRETRAINED,
     WITHOUT,
     TooLarge,
+    share_clips,
     ship,
     size_of,
     stage_records,
-    write_as_initialised,
+    without_pretraining,
 )
 from pretrain import stages
-from pretrain.comprehension import ComprehensionConfig
-from pretrain.stages import PretrainConfig, TransformerConfig
-from pretrain.vae import VAEConfig
-from tests.policies.tiny import CAPTION_CHANNELS, QUERIES, WIDTH, make_policy_folder
+from rlnsp import config
+from tests.policies.tiny import make_policy_folder
 
 
 @pytest.fixture(scope="module")
@@ -81,37 +80,33 @@ def test_a_stages_record_has_its_time_over_all_sittings_and_its_last_heldout_los
     }
 
 
-def test_no_pretraining_starts_from_the_very_weights_that_stage_1_starts_from(policy, tmp_path):
-    sizes = TransformerConfig(
-        layers=2, heads=2, head_dim=16, caption_channels=CAPTION_CHANNELS, num_queries=QUERIES, seed=3
-    )
-    settings = PretrainConfig(
-        comprehension=ComprehensionConfig(width=WIDTH), vae=VAEConfig(latent_channels=8), transformer=sizes
-    )
-    work = stages.Work(tmp_path, settings.data, world_weights.geometry_of(policy))
-    world_weights.weights.save_policy(
-        work.policy, geometry=world_weights.geometry_of(policy), rest_from=policy
-    )
-    stages._initial(settings, work)
-    write_as_initialised(work.policy, tmp_path / "again", seed=3)
-    for part in ("transformer", "connector"):
-        name = f"{part}/diffusion_pytorch_model.safetensors"
-        one, other = load_file(work.policy / name), load_file(tmp_path / "again" / name)
-        assert one.keys() == other.keys()
-        assert all(one[key].equal(other[key]) for key in one)
-        before = load_file(policy / name)
-        assert any(not one[key].equal(before[key]) for key in one if one[key].shape == before[key].shape)
+def test_no_pretraining_is_stage_1_with_nothing_but_its_beginning_and_then_stage_2(
+    policy, tmp_path, monkeypatch
+):
+    asked = []
+    monkeypatch.setattr(stages, "pretrain", lambda *given: asked.append(given) or given[1] / "policy")
+    monkeypatch.setattr(stages, "sft", lambda *given: asked.append(given) or given[2] / "policy")
+    made = without_pretraining(tmp_path, policy, made=tmp_path / "absent")
+    assert made == tmp_path / "sft" / "policy"
+    (settings, start), (tuning, given, _) = asked
+    whole = config.load_typed(stages.PretrainConfig, "world", folder="pretrain")
+    assert settings == replace(whole, text_to_video={}) != whole
+    assert tuning == config.load_typed(stages.SFTConfig, "world", folder="sft")
+    assert given == start / "policy"
     name = "comprehension/model.safetensors"
-    assert (policy / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+    assert (given / name).read_bytes() == (policy / name).read_bytes()
+    marks = {path.parent.name: json.loads(path.read_text()) for path in start.glob("*/done.json")}
+    assert marks.keys() == {"comprehension", "vae"}
+    assert all("settings" not in mark for mark in marks.values())  # else they would be compared
 
 
 def test_clips_are_drawn_once(tmp_path):
-    made = tmp_path / "run" / "pretrain" / "data"
-    made.mkdir(parents=True)
-    (made / "manifest.jsonl").write_text("{}\n")
-    world_weights.share_clips(tmp_path / "run", tmp_path / "sft")
-    assert not (tmp_path / "sft").exists()  # stage 1 has not finished them
-    (made / "done.json").write_text("{}")
+    data = tmp_path / "pretrain" / "data"
+    data.mkdir(parents=True)
+    (data / "manifest.jsonl").write_text("{}\n")
+    share_clips(tmp_path / "pretrain", tmp_path / "sft")
+    assert not (tmp_path / "sft").exists()  # they are not finished
+    (data / "done.json").write_text("{}")
     for _ in range(2):
-        world_weights.share_clips(tmp_path / "run", tmp_path / "sft")
+        share_clips(tmp_path / "pretrain", tmp_path / "sft")
     assert (tmp_path / "sft" / "data" / "manifest.jsonl").read_text() == "{}\n"

@@ -18,7 +18,7 @@ from pretrain.comprehension import (
     last_checkpoint,
     train_comprehension,
 )
-from pretrain.turns import IGNORED, TASKS, Turns, turns
+from pretrain.turns import FACTS, IGNORED, TASKS, Turns, turns
 from rlnsp.config import ConfigError
 from rlnsp.interruption import Interrupted
 from tests.pretrain.conftest import MakeClips
@@ -57,7 +57,10 @@ def test_labels_are_the_answer_and_its_end_and_nothing_else(
 ) -> None:
     asked = rows(clips)
     batch = Turns(comprehension=comprehension, clips={"train": clips})(asked)
-    read = comprehension.tokenizer.decode
+
+    def read(ids: torch.Tensor) -> str:
+        return str(comprehension.tokenizer.decode(ids))
+
     for row, ids, labels, mask in zip(
         asked, batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True
     ):
@@ -128,6 +131,25 @@ def test_each_scene_has_a_row_a_task_and_a_fail_shows_another_caption_of_its_kin
         assert scene.columns["kind"] == other.columns["kind"]
         assert scene.caption != other.caption
     assert asked == rows(clips)
+
+
+def test_facts_are_asked_for_of_context_and_caption_each_in_an_order_of_its_own(
+    comprehension: Comprehension, clips: Clips
+) -> None:
+    facts = {"colour": "red", "thing": "ball", "way": "left"}
+    scenes = [replace(scene, columns={**scene.columns, "facts": facts}) for scene in clips.scenes]
+    known = replace(clips, scenes=scenes)
+    asked = [row for row in rows(known) if row["task"] in FACTS]
+    assert len(asked) == 2 * len(scenes)
+    labels = Turns(comprehension=comprehension, clips={"train": known})(asked)["labels"]
+    said = [str(comprehension.tokenizer.decode(row[row != IGNORED])) for row in labels]
+    expected = sorted(f"{name}: {value}" for name, value in facts.items())
+    for text in said:
+        assert sorted(text.removesuffix(";<|im_end|>").split("; ")) == expected
+    assert len(set(said)) > 1
+    # Without a scene's facts there is nothing to ask.
+    some = replace(clips, scenes=[*scenes[:-1], clips.scenes[-1]])
+    assert {row["task"] for row in rows(some)} == set(TASKS)
 
 
 def test_a_saved_model_reads_and_answers_as_before(

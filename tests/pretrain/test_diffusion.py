@@ -1,5 +1,6 @@
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -75,7 +76,8 @@ def test_training_without_texts_does_not_read_them(tmp_path: Path, make_clips: M
 def test_the_context_is_read_only_when_it_is_asked_for(tmp_path: Path, make_clips: MakeClips) -> None:
     clips = make_clips()
     scenes = [replace(scene, context="something else") for scene in clips.scenes]
-    for text, same in (("caption", True), ("context", False)):
+    texts: tuple[tuple[Literal["caption", "context"], bool], ...] = (("caption", True), ("context", False))
+    for text, same in texts:
         config = DiffusionConfig(text=text, drop=0.0, loop=LOOP)
         one = trained(config, clips, tmp_path / text / "a")
         two = trained(config, replace(clips, scenes=scenes), tmp_path / text / "b")

@@ -15,6 +15,7 @@ from rlnsp.config import ConfigError
 from rlnsp.interruption import Interrupted
 
 TARGET = torch.tensor([1.0, -2.0, 0.5])
+GAIN = 0.02
 
 
 class Killed(BaseException):
@@ -22,9 +23,10 @@ class Killed(BaseException):
 
 
 def quadratic(seed: int = 0) -> dict[str, Parameter]:
-    """One parameter that starts at zero, which Prodigy keeps no copy of, and one that does not."""
+    """One parameter that starts at zero, which Prodigy keeps no copy of, one that does not, and a gain."""
     start = torch.randn(3, generator=torch.Generator().manual_seed(seed))
-    return {"zero": Parameter(torch.zeros(3)), "drawn": Parameter(start)}
+    gain = torch.tensor([0.01 * (seed + 1)])
+    return {"gain": Parameter(gain), "zero": Parameter(torch.zeros(3)), "drawn": Parameter(start)}
 
 
 def loss_at(
@@ -39,9 +41,8 @@ def loss_at(
             action()
         calls += 1
         noise = 0.1 * torch.randn(3, generator=generator) + 0.01 * rows.float().mean()
-        return sum(
-            ((value - TARGET - noise).square().mean() for value in parameters.values()), torch.zeros(())
-        )
+        errors = parameters["zero"] - TARGET - noise, parameters["drawn"] - TARGET, parameters["gain"] - GAIN
+        return sum((error.square().mean() for error in errors), torch.zeros(()))
 
     return loss
 
@@ -98,8 +99,22 @@ def test_fit_finds_the_bottom_of_a_quadratic(tmp_path: Path) -> None:
     rows = run(parameters, LoopConfig(steps=80, learning_rate=0.2, warmup=5, evaluate_every=40), tmp_path)
     assert [row["step"] for row in rows] == [40, 80]
     assert rows[-1]["heldout_loss"] < 0.05
-    for value in parameters.values():
-        assert (value - TARGET).abs().max() < 0.2
+    for name in ("zero", "drawn"):
+        assert (parameters[name] - TARGET).abs().max() < 0.2
+    assert parameters["gain"].item() == pytest.approx(GAIN, abs=2e-3)
+
+
+def test_a_gain_moves_in_proportion_to_its_size(tmp_path: Path) -> None:
+    # Adam's first step is the learning rate, in the sign of the gradient: upwards for both.
+    parameters = {"gain": Parameter(torch.tensor([0.01])), "weight": Parameter(torch.full((2,), 0.5))}
+    config = LoopConfig(steps=1, learning_rate=0.1, warmup=1, weight_decay=0.0)
+
+    def loss(rows: Tensor, generator: Generator) -> Tensor:
+        return -(parameters["gain"].sum() + parameters["weight"].sum())
+
+    fit("stage", parameters, loss, lambda: 0.0, 1, config, tmp_path)
+    assert parameters["gain"].item() == pytest.approx(0.01 + 0.1 * 0.01)
+    assert parameters["weight"].tolist() == pytest.approx([0.6, 0.6])
 
 
 @pytest.mark.parametrize("ema_decay", [0.0, 0.9])
@@ -133,7 +148,7 @@ def test_prodigys_scale_and_counts_come_back_as_they_were(tmp_path: Path) -> Non
     def optimised(parameters: dict[str, Parameter], steps: int) -> Checkpoint:
         optimizer = Prodigy(list(parameters.values()))
         for _ in range(steps):
-            sum((value - TARGET).square().sum() for value in parameters.values()).backward()  # type: ignore[union-attr]
+            loss_at(parameters)(torch.zeros(1), Generator().manual_seed(0)).backward()
             optimizer.step()
         return Checkpoint(
             path=tmp_path / "checkpoint.safetensors",
@@ -150,7 +165,7 @@ def test_prodigys_scale_and_counts_come_back_as_they_were(tmp_path: Path) -> Non
     old, new = saved.optimizer.state_dict(), loaded.optimizer.state_dict()
     assert new["param_groups"][0]["d"] > new["param_groups"][0]["d0"]
     pairs = [(old["param_groups"][0], new["param_groups"][0])]
-    for before, after in pairs + [(old["state"][row], new["state"][row]) for row in (0, 1)]:
+    for before, after in pairs + [(old["state"][row], new["state"][row]) for row in (0, 1, 2)]:
         assert before.keys() == after.keys()
         for key, value in before.items():
             if isinstance(value, Tensor):
@@ -233,7 +248,7 @@ def test_a_checkpoint_of_other_settings_is_refused_by_name(tmp_path: Path) -> No
         run(quadratic(), config, tmp_path, 2, kill)
     with pytest.raises(ConfigError, match=r"loop.learning_rate was 0.1, now 0.2\); set them back, remove"):
         run(quadratic(), LoopConfig(steps=6, learning_rate=0.2, save_every=1), tmp_path)
-    other = {"zero": Parameter(torch.zeros(4)), "drawn": Parameter(torch.zeros(3))}
+    other = {**quadratic(), "zero": Parameter(torch.zeros(4))}
     with pytest.raises(ConfigError, match="of another model; remove it to start stage anew"):
         run(other, config, tmp_path)
     path = tmp_path / "checkpoint.safetensors"

@@ -29,7 +29,9 @@ def test_every_scene_has_what_the_stages_train_on(world):
     for scene in read_manifest(world):
         event = parse(scene.context)
         assert split_of(event) == scene.split
-        assert scene.columns == {"source": "rlnsp.world", "kind": event.kind}
+        assert scene.columns["source"] == "rlnsp.world"
+        assert scene.columns["kind"] == event.kind
+        assert scene.columns["facts"]["actor"] == event.actor
         assert scene.caption is not None
         assert event.actor in scene.caption
         assert scene.fps == 8.0
@@ -39,8 +41,8 @@ def test_the_same_seed_writes_the_same_world(world, tmp_path):
     again = write_world(tmp_path, 14, 7, seed=3)
     assert again.read_text() == world.read_text()
     for split in ("train", "heldout"):
-        frames = [read_clips(path, split, SHAPE, 8.0).frames for path in (world, again)]
-        np.testing.assert_array_equal(*frames)
+        first, second = (read_clips(path, split, SHAPE, 8.0).frames for path in (world, again))
+        np.testing.assert_array_equal(first, second)
 
 
 def test_a_world_that_is_there_is_left_as_it_is(world):

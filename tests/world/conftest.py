@@ -10,7 +10,7 @@ from tests.world import clips
 
 @pytest.fixture(scope="session")
 def true_clips() -> clips.TrueClips:
-    return clips.make_true_clips(252, 0)
+    return clips.make_true_clips(210, 0)
 
 
 @pytest.fixture(scope="session")

