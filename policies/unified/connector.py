@@ -57,8 +57,8 @@ def new_connector(
         out: the DiT's ``caption_channels``.
         hidden: width between the two linear layers; ``out`` if None.
         seed: of the weights and queries.
-        vocabulary: (V, width) embeddings of the comprehension model's tokens; queries start as some of them, which
-            prompt tuning found best (arXiv 2104.08691, section 3.2).  None: as noise.
+        vocabulary: (V, width) embeddings of the comprehension model's tokens; queries start as some of them,
+            which prompt tuning found better than noise (arXiv 2104.08691, section 3.2).  None: as noise.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
