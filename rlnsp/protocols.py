@@ -1,8 +1,8 @@
 """The three seams of rlnsp.
 
 A plug-in is a final class with a nested frozen ``Config`` dataclass that fits one of them.  It is built as
-``Plugin(Plugin.Config(...))``; its settings are validated before any weight loads, so importing its module must be
-cheap.  ``rlnsp.testing`` holds a conformance test for each seam.
+``Plugin(Plugin.Config(...))``; its settings are validated before any weight loads, so importing its module
+must be cheap.  ``rlnsp.testing`` holds a conformance test for each seam.
 """
 
 from __future__ import annotations

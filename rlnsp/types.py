@@ -74,8 +74,15 @@ class Condition:
     """(1, L) bool."""
 
     def take(self, index: Tensor) -> Condition:
-        """The rows at ``index``, a long tensor; rows may repeat."""
-        return replace(self, embeds=self.embeds[index], mask=self.mask[index])
+        """The rows at ``index``, a long tensor of at least one; rows may repeat, and their gradients add up.
+
+        The same gradient each time, to the last bit: ``embeds[index]`` on the CPU, as ``index_select`` on CUDA,
+        adds up in whatever order threads come.
+        """
+        import torch
+
+        rows = self.embeds.unbind()
+        return replace(self, embeds=torch.stack([rows[i] for i in index.tolist()]), mask=self.mask[index])
 
 
 @dataclass(frozen=True, kw_only=True)

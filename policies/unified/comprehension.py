@@ -108,8 +108,8 @@ class Comprehension(nn.Module):
             features = qwen.get_image_features(torch.cat(pixels).to(device), grid).pooler_output
             embeds = embeds.masked_scatter(is_image[:, :longest, None], torch.cat(features).to(embeds.dtype))
         positions, _ = qwen.get_rope_index(ids, is_image.int(), image_grid_thw=grid, attention_mask=mask)
-        # Attention is causal and nothing before the queries is trained: the text is read without gradient, and
-        # only the queries' own positions keep what a backward pass needs.
+        # Attention is causal and nothing before the queries is trained: the text is read without gradient,
+        # and only the queries' own positions keep what a backward pass needs.
         with torch.no_grad():
             read = qwen.language_model(
                 inputs_embeds=embeds,

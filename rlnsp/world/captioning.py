@@ -137,7 +137,7 @@ def _turns(x: NDArray) -> list[float]:
 def _sideways(x: NDArray) -> list[str]:
     points = _turns(x)
     if len(points) > 3:
-        return ["moves to and fro"]
+        return ["moves back and forth"]
     way = points[1] - points[0]
     if abs(way) <= STILL:
         return []

@@ -18,7 +18,7 @@ from pretrain.comprehension import (
     last_checkpoint,
     train_comprehension,
 )
-from pretrain.turns import FACTS, IGNORED, TASKS, Turns, turns
+from pretrain.turns import FACTS, IGNORED, TASKS, Turns, turns, words_of
 from rlnsp.config import ConfigError
 from rlnsp.interruption import Interrupted
 from tests.pretrain.conftest import MakeClips
@@ -49,7 +49,8 @@ def comprehension(clips: Clips) -> Comprehension:
 
 
 def rows(clips: Clips) -> list[dict[str, Any]]:
-    return list(turns(clips, "train", 0))  # type: ignore[arg-type]
+    asked: Any = turns(clips, "train", 0)
+    return [row for row in asked if row["task"] != "echo"]
 
 
 def test_labels_are_the_answer_and_its_end_and_nothing_else(
@@ -150,6 +151,26 @@ def test_facts_are_asked_for_of_context_and_caption_each_in_an_order_of_its_own(
     # Without a scene's facts there is nothing to ask.
     some = replace(clips, scenes=[*scenes[:-1], clips.scenes[-1]])
     assert {row["task"] for row in rows(some)} == set(TASKS)
+
+
+def test_as_many_rows_again_echo_random_words_of_the_clips(
+    comprehension: Comprehension, clips: Clips
+) -> None:
+    asked: Any = turns(clips, "train", 0)
+    echoed = [row for row in asked if row["task"] == "echo"]
+    assert len(echoed) == len(rows(clips))
+    words = words_of(clips)
+    collate = Turns(comprehension=comprehension, clips={"train": clips}, words=words)
+    batch = collate(echoed)
+    said = []
+    for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True):
+        answer = str(comprehension.tokenizer.decode(labels[labels != IGNORED])).removesuffix("<|im_end|>")
+        assert set(answer.split()) <= set(words)
+        assert 6 <= len(answer.split()) < 20
+        assert CAPTION.format(answer) in str(comprehension.tokenizer.decode(ids))
+        said.append(answer)
+    assert len(set(said)) == len(said)
+    assert torch.equal(collate(echoed)["labels"], batch["labels"])
 
 
 def test_a_saved_model_reads_and_answers_as_before(
