@@ -76,8 +76,8 @@ class Condition:
     def take(self, index: Tensor) -> Condition:
         """The rows at ``index``, a long tensor of at least one; rows may repeat, and their gradients add up.
 
-        The same gradient each time, to the last bit: ``embeds[index]`` on the CPU, as ``index_select`` on CUDA,
-        adds up in whatever order threads come.
+        The same gradient each time, to the last bit: ``embeds[index]`` on the CPU, as ``index_select`` on
+        CUDA, adds up in whatever order threads come.
         """
         import torch
 
