@@ -21,7 +21,6 @@ import yaml
 import policies
 from policies.unified import files, weights
 from policies.unified.settings import Source
-from policies.unified.video import Geometry
 from pretrain import stages
 from rlnsp import config
 from rlnsp.rundir import environment
@@ -87,7 +86,7 @@ def rest_of_stage_1(settings: stages.PretrainConfig, source: Path, output: Path)
             (output / stage).mkdir(parents=True, exist_ok=True)
             # A mark without settings is believed: what it marks was made elsewhere.
             (output / stage / "done.json").write_text(json.dumps({"seconds": 0.0}) + "\n")
-        weights.save_policy(output / "policy", geometry=geometry_of(source), rest_from=source)
+        weights.save_policy(output / "policy", geometry=weights.geometry_of(source), rest_from=source)
     return stages.pretrain(settings, output)
 
 
@@ -104,12 +103,6 @@ def without_pretraining(output: Path, source: Path, made: Path = RUN / "pretrain
     start = rest_of_stage_1(replace(settings, text_to_video={}), source, output / "start")
     share_clips(output / "start", output / "sft")
     return stages.sft(config.load_typed(stages.SFTConfig, "world", folder="sft"), start, output / "sft")
-
-
-def geometry_of(folder: Path) -> Geometry:
-    """The clips that a policy folder makes."""
-    content = files.read_policy_json(folder)
-    return Geometry(**{key: content[key] for key in ("num_frames", "height", "width", "fps")})
 
 
 def ship(
@@ -171,7 +164,7 @@ def write_half(source: Path, to: Path, parts: tuple[str, ...]) -> None:
 
     weights.save_policy(
         to,
-        geometry=geometry_of(source),
+        geometry=weights.geometry_of(source),
         comprehension=load("comprehension", weights.load_comprehension),
         transformer=load("transformer", weights.load_transformer),
         vae=load("vae", weights.load_vae),

@@ -14,6 +14,7 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from pretrain.marks import check_same
+from rlnsp.atomic import written_whole
 from rlnsp.settings import ConfigError
 
 
@@ -56,11 +57,9 @@ class Checkpoint:
         }
         metadata = {"stage": self.stage} | {key: json.dumps(value) for key, value in note.items()}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        aside = self.path.with_suffix(".part")
-        save_file(
-            {key: value.contiguous().clone() for key, value in tensors.items()}, aside, metadata=metadata
-        )
-        aside.replace(self.path)
+        whole = {key: value.contiguous().clone() for key, value in tensors.items()}
+        with written_whole(self.path) as aside:
+            save_file(whole, aside, metadata=metadata)
 
     def load(self) -> tuple[int, dict[str, Any]]:
         """Bring everything back, bit by bit; the steps done and the record, or (0, {}) if nothing was saved.

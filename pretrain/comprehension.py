@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import pre_tokenizers
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.trainer_callback import TrainerCallback, TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
@@ -24,25 +23,10 @@ from trl.trainer.sft_trainer import SFTTrainer
 from policies.unified import weights
 from policies.unified.comprehension import CAPTION, NEXT_SCENE, Comprehension
 from pretrain.clips import Clips
+from pretrain.tokenizer import build_tokenizer
 from pretrain.turns import DESCRIBE, JUDGE, Turns, turns, words_of
 from rlnsp.interruption import Interrupted, Interruption
 from rlnsp.settings import ConfigError
-
-SPECIAL = (
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-)
-CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    "<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,18 +101,6 @@ def build_comprehension(config: ComprehensionConfig, corpus: Sequence[str], fram
 
 
 _VISION_TOKENS = ("vision_start", "vision_end", "image_pad", "video_pad")
-
-
-def build_tokenizer(corpus: Sequence[str], vocab_size: int) -> Qwen2Tokenizer:
-    """Byte-level BPE of ``corpus`` in Qwen2's format, with Qwen's special tokens and chat format."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocab = {token: i for i, token in enumerate([*SPECIAL, *alphabet])}
-    bytes_only = Qwen2Tokenizer(vocab=vocab, merges=[], additional_special_tokens=list(SPECIAL[1:]))
-    tokenizer = bytes_only.train_new_from_iterator(corpus, vocab_size, show_progress=False)
-    tokenizer.chat_template = CHAT_TEMPLATE
-    tokenizer.eos_token = "<|im_end|>"
-    tokenizer.pad_token = "<|endoftext|>"
-    return tokenizer
 
 
 def train_comprehension(

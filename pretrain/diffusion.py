@@ -17,12 +17,12 @@ from torch import Tensor
 
 from policies.unified.comprehension import CAPTION, NEXT_SCENE
 from policies.unified.model import TRAINABLE, UnifiedModel
+from policies.unified.video import shift_exponent
 from pretrain.clips import Clips
-from pretrain.loop import LoopConfig, fit
+from pretrain.loop import HELD_OUT_ROWS, LoopConfig, fit
+from rlnsp.atomic import written_whole
 from rlnsp.manifest import ManifestError
 from rlnsp.settings import ConfigError
-
-HELD_OUT_ROWS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +66,8 @@ def encode_clips(model: UnifiedModel, clips: Clips, path: Path) -> Tensor:
     rows = range(0, len(clips.frames), 64)
     latents = torch.cat([model.encode_frames(clips.frames[row : row + 64]) for row in rows])
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".part")
-    save_file({"latents": latents}, aside, metadata=source)
-    aside.replace(path)
+    with written_whole(path) as aside:
+        save_file({"latents": latents}, aside, metadata=source)
     return latents
 
 
@@ -141,10 +140,8 @@ def train_diffusion(
 
 
 def _shift(model: UnifiedModel) -> float:
-    """The factor by which LTX shifts sigma for this number of tokens: e^mu, mu linear in the tokens."""
-    c = model.scheduler.config
-    slope = (c["max_shift"] - c["base_shift"]) / (c["max_image_seq_len"] - c["base_image_seq_len"])
-    return math.exp(c["base_shift"] + slope * (model.grid().num_tokens - c["base_image_seq_len"]))
+    """The factor by which the sampler's schedule shifts sigma."""
+    return math.exp(shift_exponent(model.scheduler, model.grid().num_tokens))
 
 
 def _digest(*arrays: np.ndarray) -> str:

@@ -21,10 +21,14 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from pretrain.checkpoint import Checkpoint
+from rlnsp.atomic import written_whole
 from rlnsp.interruption import Interrupted, Interruption
 from rlnsp.settings import ConfigError
 
 Loss = Callable[[Tensor, torch.Generator], Tensor]
+
+HELD_OUT_ROWS = 256
+"""Clips that a held-out loss is taken over, at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,9 +227,8 @@ def _forget(metrics: Path, step: int) -> None:
     """Drop what was logged after ``step``: those steps are taken again."""
     lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else []
     kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-    aside = metrics.with_name(metrics.name + ".part")
-    aside.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-    aside.replace(metrics)
+    with written_whole(metrics) as aside:
+        aside.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
 
 
 def _log(metrics: Path, row: dict[str, float]) -> None:

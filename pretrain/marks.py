@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from rlnsp.atomic import written_whole
 from rlnsp.settings import ConfigError
 
 
@@ -29,9 +30,8 @@ def check_same(path: Path, was: Mapping[str, Any], now: Mapping[str, Any]) -> No
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write it whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".part")
-    aside.write_text(json.dumps(content) + "\n", encoding="utf-8")
-    aside.replace(path)
+    with written_whole(path) as aside:
+        aside.write_text(json.dumps(content) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -11,13 +11,12 @@ from typing import Any
 
 import torch
 from diffusers.models.transformers.transformer_ltx import LTXVideoTransformer3DModel
-from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 
 from policies.unified import files, weights
 from policies.unified.connector import NORM_WEIGHT, SCALE, new_connector
 from policies.unified.policy import Unified
 from policies.unified.settings import Source
-from policies.unified.video import Geometry
+from policies.unified.video import Geometry, ltx_scheduler
 from pretrain.comprehension import ComprehensionConfig, train_comprehension
 from pretrain.diffusion import DiffusionConfig, check_captions, train_diffusion
 from pretrain.vae import VAEConfig, train_vae
@@ -113,8 +112,7 @@ def sft(config: SFTConfig, start: Path, output: Path) -> Path:
         Interrupted: stopped; the same call goes on.
     """
     _prepare(config.threads)
-    given = files.read_policy_json(start)
-    geometry = Geometry(**{key: given[key] for key in ("num_frames", "height", "width", "fps")})
+    geometry = weights.geometry_of(start)
     work = Work(output, config.data, geometry)
     work.check_order(["given", "sft"])
     asked = {"policy": str(start.resolve()), "data": asdict(config.data)}
@@ -169,20 +167,11 @@ def _initial(config: PretrainConfig, work: Work) -> None:
         seed=size.seed,
         vocabulary=reader.model.get_input_embeddings().get_parameter("weight"),
     )
-    # LTX-Video's own constants.
-    scheduler = FlowMatchEulerDiscreteScheduler(
-        use_dynamic_shifting=True,
-        base_shift=0.95,
-        max_shift=2.05,
-        base_image_seq_len=1024,
-        max_image_seq_len=4096,
-        shift_terminal=0.1,
-    )
     weights.save_policy(
         work.policy,
         geometry=config.geometry,
         transformer=transformer,
-        scheduler=scheduler,
+        scheduler=ltx_scheduler(),
         connector=connector,
         rest_from=work.policy,
     )

@@ -11,10 +11,8 @@ from torch import Tensor
 
 from policies.unified.video import Geometry, to_pixels
 from pretrain.clips import Clips
-from pretrain.loop import LoopConfig, fit
+from pretrain.loop import HELD_OUT_ROWS, LoopConfig, fit
 from rlnsp.settings import ConfigError
-
-HELD_OUT_ROWS = 256
 
 
 @dataclass(frozen=True, kw_only=True)

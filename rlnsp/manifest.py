@@ -5,8 +5,7 @@ to the manifest), ``caption``, ``fps``, ``split``.  Every other key is kept as a
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from fractions import Fraction
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from av.error import FFmpegError
 from numpy.typing import NDArray
 
+from rlnsp.atomic import written_whole
 from rlnsp.config import ConfigError
 from rlnsp.types import Scene
 
@@ -115,20 +115,9 @@ def _inside(name: str | None, key: str, folder: Path, where: str) -> Path | None
 
 def write_manifest(path: Path | str, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write rows as JSON lines; the file appears whole or not at all."""
-    with _whole(Path(path)) as aside, aside.open("w", encoding="utf-8") as file:
+    with written_whole(Path(path)) as aside, aside.open("w", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A file beside ``path`` to write to: it takes that name when all went well, and goes when not."""
-    aside = path.with_name(path.name + ".part")
-    try:
-        yield aside
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def read_clip(path: Path | str, max_frames: int | None = None) -> tuple[NDArray[np.uint8], float]:
@@ -173,7 +162,7 @@ def write_clip(path: Path | str, frames: NDArray[np.uint8], fps: float) -> None:
         raise ValueError(
             f"{path}: height and width must be even for H.264; got {frames.shape[1]}x{frames.shape[2]}"
         )
-    with _whole(Path(path)) as aside, av.open(str(aside), "w", format="mp4") as container:
+    with written_whole(Path(path)) as aside, av.open(str(aside), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(_RATE_DENOMINATOR))
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"

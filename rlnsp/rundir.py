@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from rlnsp.atomic import written_whole
 from rlnsp.config import to_yaml
 from rlnsp.manifest import write_clip
 from rlnsp.settings import ConfigError, RunConfig
@@ -66,10 +67,8 @@ class RunFolder:
 
     def write(self, name: str, text: str) -> None:
         """Write a text file aside, then rename it."""
-        path = self.path / name
-        aside = path.with_name(path.name + ".partial")
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(path)
+        with written_whole(self.path / name) as aside:
+            aside.write_text(text, encoding="utf-8")
 
     def write_folder(self, name: str, fill: Callable[[Path], None]) -> None:
         """Fill a folder aside, then put it in the place of what was there."""

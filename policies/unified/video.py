@@ -88,24 +88,39 @@ def unpack(tokens: Tensor, grid: Grid) -> Tensor:
     return x.permute(0, 4, 1, 5, 2, 6, 3, 7).reshape(len(tokens), *grid.shape)
 
 
-def schedule(scheduler: FlowMatchEulerDiscreteScheduler, num_steps: int, num_tokens: int) -> Tensor:
-    """(num_steps + 1,) fp32 from 1 to 0: LTX's, shifted by the token count, stretched to its last sigma.
+def ltx_scheduler() -> FlowMatchEulerDiscreteScheduler:
+    """A schedule with LTX-Video's own constants."""
+    return FlowMatchEulerDiscreteScheduler(
+        use_dynamic_shifting=True,
+        base_shift=0.95,
+        max_shift=2.05,
+        base_image_seq_len=1024,
+        max_image_seq_len=4096,
+        shift_terminal=0.1,
+    )
 
-    The shift is linear in the token count, its constants are the scheduler's config.
 
-    Raises:
-        ConfigError: no such schedule exists for ``num_steps``.
-    """
+def shift_exponent(scheduler: FlowMatchEulerDiscreteScheduler, num_tokens: int) -> float:
+    """LTX's mu: sigma is shifted by e^mu, and mu is linear in the token count."""
     config = scheduler.config
-    if num_steps < 1 or (num_steps == 1 and config.get("shift_terminal")):
-        raise ConfigError(
-            f"num_steps={num_steps}: LTX's schedule, which ends on a set sigma, needs at least 2 steps."
-        )
     few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
     low, high = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
     # LTXPipeline's order of operations, so that not a bit differs.
     slope = (high - low) / (many - few)
-    mu = num_tokens * slope + (low - slope * few)
+    return num_tokens * slope + (low - slope * few)
+
+
+def schedule(scheduler: FlowMatchEulerDiscreteScheduler, num_steps: int, num_tokens: int) -> Tensor:
+    """(num_steps + 1,) fp32 from 1 to 0: LTX's, shifted by the token count, stretched to its last sigma.
+
+    Raises:
+        ConfigError: no such schedule exists for ``num_steps``.
+    """
+    if num_steps < 1 or (num_steps == 1 and scheduler.config.get("shift_terminal")):
+        raise ConfigError(
+            f"num_steps={num_steps}: LTX's schedule, which ends on a set sigma, needs at least 2 steps."
+        )
+    mu = shift_exponent(scheduler, num_tokens)
     even = np.linspace(1.0, 1 / num_steps, num_steps)
     scheduler.set_timesteps(sigmas=even, mu=mu)  # pyright: ignore[reportArgumentType]
     sigmas: Any = scheduler.sigmas

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from policies.unified.policy import Unified
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+GEOMETRY_KEYS = ("num_frames", "height", "width", "fps")
 T = TypeVar("T")
 
 
@@ -43,8 +44,7 @@ def load_model(config: Unified.Config) -> UnifiedModel:
     """
     folder = files.policy_folder(config.folder) if config.folder is not None else None
     given: dict[str, Any] = files.read_policy_json(folder) if folder else {}
-    keys = ("num_frames", "height", "width", "fps")
-    size: dict[str, Any] = {key: getattr(config, key) or given.get(key) for key in keys}
+    size: dict[str, Any] = {key: getattr(config, key) or given.get(key) for key in GEOMETRY_KEYS}
     if missing := [key for key, value in size.items() if not value]:
         raise ConfigError(f"policy.config.{missing[0]}: without policy.config.folder it must be given.")
     sources = {part: _source(getattr(config, part), folder, part) for part in files.PARTS}
@@ -70,6 +70,16 @@ def load_model(config: Unified.Config) -> UnifiedModel:
     model.decode_timestep, model.decode_noise_scale = config.decode_timestep, config.decode_noise_scale
     model.decode_batch_size = config.decode_batch_size
     return model
+
+
+def geometry_of(folder: Path) -> Geometry:
+    """The clips that a policy folder makes.
+
+    Raises:
+        ConfigError: its ``policy.json`` is not valid.
+    """
+    given = files.read_policy_json(folder)
+    return Geometry(**{key: given[key] for key in GEOMETRY_KEYS})
 
 
 def load_comprehension(

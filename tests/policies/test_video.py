@@ -14,7 +14,7 @@ STEPS = 6
 
 @pytest.fixture
 def pipeline(model):
-    parts = {"transformer": model.transformer, "vae": model.vae, "scheduler": tiny.scheduler()}
+    parts = {"transformer": model.transformer, "vae": model.vae, "scheduler": video.ltx_scheduler()}
     made = LTXPipeline(text_encoder=None, tokenizer=None, **parts)  # pyright: ignore[reportArgumentType]
     made.set_progress_bar_config(disable=True)
     return made
@@ -116,14 +116,14 @@ def test_guidance_is_linear_in_its_scale(model, condition):
 
 def test_ltx_schedule_at_the_papers_size_is_the_known_one():
     """8 steps, 6,144 tokens: exp-shifted by mu = 0.95 + (6144 - 1024) 1.1 / 3072, stretched to end on 0.1."""
-    sigmas = video.schedule(tiny.scheduler(), 8, 6144)
+    sigmas = video.schedule(video.ltx_scheduler(), 8, 6144)
     known = torch.tensor([1, 0.974, 0.940, 0.893, 0.827, 0.722, 0.534, 0.1, 0])
     torch.testing.assert_close(sigmas, known, rtol=0, atol=6e-4)
 
 
 def test_a_schedule_of_one_step_is_refused():
     with pytest.raises(ValueError, match="at least 2 steps"):
-        video.schedule(tiny.scheduler(), 1, 48)
+        video.schedule(video.ltx_scheduler(), 1, 48)
 
 
 @pytest.mark.parametrize(("patch", "patch_t"), [(1, 1), (2, 1), (2, 3)])

@@ -8,43 +8,18 @@ from typing import Any
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTXVideo
 from diffusers.models.transformers.transformer_ltx import LTXVideoTransformer3DModel
-from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
-from tokenizers import pre_tokenizers
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from policies.unified.comprehension import Comprehension
 from policies.unified.connector import Connector, new_connector
 from policies.unified.model import UnifiedModel
-from policies.unified.video import Geometry
+from policies.unified.video import Geometry, ltx_scheduler
 from policies.unified.weights import save_policy
+from pretrain.tokenizer import SPECIAL, byte_tokenizer
 
-SPECIAL = (
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-)
-CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    "<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 WIDTH, CAPTION_CHANNELS, QUERIES = 32, 24, 4
 GEOMETRY = Geometry(num_frames=5, height=32, width=64, fps=8.0)
-
-
-def tokenizer() -> Qwen2Tokenizer:
-    """Byte-level BPE without a merge: a token a byte, and Qwen's special tokens."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocab = {token: i for i, token in enumerate([*SPECIAL, *alphabet])}
-    made = Qwen2Tokenizer(vocab=vocab, merges=[], additional_special_tokens=list(SPECIAL[1:]))
-    made.chat_template = CHAT_TEMPLATE
-    return made
 
 
 def comprehension() -> Comprehension:
@@ -88,7 +63,7 @@ def comprehension() -> Comprehension:
         tie_word_embeddings=True,
     )
     images = Qwen2VLImageProcessorPil(patch_size=8, merge_size=2, min_pixels=256, max_pixels=4096)
-    return Comprehension(Qwen2_5_VLForConditionalGeneration(config), tokenizer(), images)
+    return Comprehension(Qwen2_5_VLForConditionalGeneration(config), byte_tokenizer(), images)
 
 
 def transformer() -> LTXVideoTransformer3DModel:
@@ -122,18 +97,6 @@ def vae(*, timestep_conditioning: bool = False) -> AutoencoderKLLTXVideo:
     return made
 
 
-def scheduler() -> FlowMatchEulerDiscreteScheduler:
-    """With LTX-Video's own constants."""
-    return FlowMatchEulerDiscreteScheduler(
-        use_dynamic_shifting=True,
-        base_shift=0.95,
-        max_shift=2.05,
-        base_image_seq_len=1024,
-        max_image_seq_len=4096,
-        shift_terminal=0.1,
-    )
-
-
 def connector() -> Connector:
     """Four queries."""
     return new_connector(num_queries=QUERIES, width=WIDTH, out=CAPTION_CHANNELS, hidden=16)
@@ -148,7 +111,7 @@ def make_model(seed: int = 0, *, timestep_conditioning: bool = False) -> Unified
             connector=connector(),
             transformer=transformer(),
             vae=vae(timestep_conditioning=timestep_conditioning),
-            scheduler=scheduler(),
+            scheduler=ltx_scheduler(),
             geometry=GEOMETRY,
         )
 
