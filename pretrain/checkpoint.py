@@ -1,7 +1,7 @@
 """A stage's checkpoint: one safetensors file with everything that the next step depends on."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from pretrain.marks import check_same
+from rlnsp import optimizer_state
 from rlnsp.atomic import written_whole
+from rlnsp.ema import EMA
 from rlnsp.settings import ConfigError
 
 
@@ -28,33 +29,18 @@ class Checkpoint:
     """A checkpoint made with others is refused."""
     parameters: Mapping[str, Parameter]
     """By name."""
-    average: Sequence[Tensor] | None
-    """In the same order."""
+    ema: EMA | None
+    """Of the same parameters, updated once a step."""
     optimizer: Optimizer
 
     def save(self, step: int, record: Mapping[str, Any]) -> None:
         """Write it after ``step`` steps, whole or not at all; ``record`` is any JSON."""
         tensors = {f"parameter.{key}": value.detach() for key, value in self.parameters.items()}
-        if self.average is not None:
-            tensors |= {
-                f"average.{key}": value for key, value in zip(self.parameters, self.average, strict=True)
-            }
-        # Prodigy counts steps in a Python integer and keeps its scale in the groups; AdamW has tensors only.
-        numbers: dict[str, float] = {}
-        for row, state in self.optimizer.state_dict()["state"].items():
-            for key, value in state.items():
-                if isinstance(value, Tensor):
-                    tensors[f"optimizer.{row}.{key}"] = value
-                else:
-                    numbers[f"{row}.{key}"] = value
-        groups = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
-        note = {
-            "step": step,
-            "record": record,
-            "settings": self.settings,
-            "groups": groups,
-            "numbers": numbers,
-        }
+        if self.ema is not None:
+            tensors |= {f"average.{key}": value for key, value in self.ema.average.items()}
+        state, rest = optimizer_state.flatten(self.optimizer)
+        tensors |= state
+        note = {"step": step, "record": record, "settings": self.settings, "optimizer": rest}
         metadata = {"stage": self.stage} | {key: json.dumps(value) for key, value in note.items()}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         whole = {key: value.contiguous().clone() for key, value in tensors.items()}
@@ -86,23 +72,10 @@ class Checkpoint:
         if expected != {key: value.shape for key, value in tensors.items() if key.startswith("parameter.")}:
             raise ConfigError(f"{self.path}: of another model; remove it to start {self.stage} anew")
         with torch.no_grad():
-            for row, (key, value) in enumerate(self.parameters.items()):
+            for key, value in self.parameters.items():
                 value.copy_(tensors[f"parameter.{key}"])
-                if self.average is not None:
-                    self.average[row].copy_(tensors[f"average.{key}"])
-        self._load_optimizer(tensors, metadata)
-        return json.loads(metadata["step"]), json.loads(metadata.get("record", "{}"))
-
-    def _load_optimizer(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-        state: dict[int, dict[str, Any]] = {}
-        for name, value in tensors.items():
-            if name.startswith("optimizer."):
-                _, row, key = name.split(".", 2)
-                state.setdefault(int(row), {})[key] = value
-        for name, value in json.loads(metadata.get("numbers", "{}")).items():
-            row, key = name.split(".", 1)
-            state.setdefault(int(row), {})[key] = value
-        groups = self.optimizer.state_dict()["param_groups"]
-        for group, saved in zip(groups, json.loads(metadata["groups"]), strict=True):
-            group |= saved
-        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        step = json.loads(metadata["step"])
+        if self.ema is not None:
+            self.ema.load({key: tensors[f"average.{key}"] for key in self.parameters}, step)
+        optimizer_state.restore(self.optimizer, tensors, json.loads(metadata["optimizer"]))
+        return step, json.loads(metadata.get("record", "{}"))

@@ -9,7 +9,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +22,7 @@ from torch.nn import Parameter
 
 from pretrain.checkpoint import Checkpoint
 from rlnsp.atomic import written_whole
+from rlnsp.ema import EMA
 from rlnsp.interruption import Interrupted, Interruption
 from rlnsp.settings import ConfigError
 
@@ -106,13 +107,14 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     values = list(parameters.values())
     optimizer = _optimizer(values, config)
-    average = [value.detach().clone() for value in values] if config.ema_decay else None
+    # The weights start untrained: they must not linger in the average.
+    ema = EMA(parameters, config.ema_decay, warmup=True) if config.ema_decay else None
     checkpoint = Checkpoint(
         path=folder / "checkpoint.safetensors",
         stage=name,
         settings={"loop": asdict(config), "num_rows": num_rows},
         parameters=parameters,
-        average=average,
+        ema=ema,
         optimizer=optimizer,
     )
     step, record = checkpoint.load()
@@ -127,13 +129,16 @@ def fit(
         try:
             while step < config.steps:
                 with interruption.held():
-                    value, norm = _update(name, step, values, average, optimizer, loss, num_rows, config)
+                    value, norm = _update(name, step, values, optimizer, loss, num_rows, config)
+                    if ema is not None:
+                        ema.update()
                     step += 1
                     running = value if running is None else 0.98 * running + 0.02 * value
                     progress.update(task, advance=1, note=f"loss {running:.4f}")
                     last = step == config.steps
                     if last or step % config.evaluate_every == 0:
-                        heldout = _with_average(values, average, heldout_loss)
+                        with ema.applied() if ema else nullcontext(), torch.no_grad():
+                            heldout = heldout_loss()
                         row = {"step": step, "loss": running, "heldout_loss": heldout, "grad_norm": norm}
                         _log(folder / "metrics.jsonl", row | {"seconds": round(time.monotonic() - began, 1)})
                         line = f"{name} {step}/{config.steps}: loss {running:.4f}, held-out {heldout:.4f}"
@@ -145,15 +150,14 @@ def fit(
             with interruption.held():  # asked twice, it still finishes this
                 save()
             raise
-    if average is not None:
-        _swap(values, average)
+    if ema is not None:
+        ema.put()
 
 
 def _update(
     name: str,
     step: int,
     values: list[Parameter],
-    average: list[Tensor] | None,
     optimizer: torch.optim.Optimizer,
     loss: Loss,
     num_rows: int,
@@ -174,10 +178,6 @@ def _update(
         )
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    if average is not None:
-        # A warm-up, as in Karras et al. (arXiv:2312.02696): early weights must not linger in the average.
-        decay = min(config.ema_decay, (step + 1) / (step + 10))
-        torch._foreach_lerp_(average, [v.detach() for v in values], 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
     return value.item(), norm.item()
 
 
@@ -200,27 +200,6 @@ def _optimizer(values: list[Parameter], config: LoopConfig) -> torch.optim.Optim
 def _progress() -> Progress:
     text = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
     return Progress(*text, TextColumn("{task.fields[note]}"), TimeRemainingColumn())
-
-
-@torch.no_grad()
-def _swap(values: list[Parameter], others: list[Tensor]) -> None:
-    for value, other in zip(values, others, strict=True):
-        mine = value.detach().clone()
-        value.copy_(other)
-        other.copy_(mine)
-
-
-def _with_average(
-    values: list[Parameter], average: list[Tensor] | None, measure: Callable[[], float]
-) -> float:
-    with torch.no_grad():
-        if average is None:
-            return measure()
-        _swap(values, average)
-        try:
-            return measure()
-        finally:
-            _swap(values, average)
 
 
 def _forget(metrics: Path, step: int) -> None:

@@ -9,15 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
+from rlnsp import optimizer_state
 from rlnsp.ema import EMA
 from rlnsp.protocols import Policy
 from rlnsp.settings import ConfigError
 
-STATE, TRAINED, AVERAGE, OPTIMISER = "state.json", "trained.safetensors", "ema.safetensors", "optimizer.pt"
+STATE, TRAINED, AVERAGE, OPTIMISER = (
+    "state.json",
+    "trained.safetensors",
+    "ema.safetensors",
+    "optimizer.safetensors",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +54,8 @@ def save(folder: Path, iteration: int, trained: Trained, record: Mapping[str, An
     save_file(_weights(trained.policy), aside / TRAINED)
     if trained.ema is not None:
         save_file(trained.ema.average, aside / AVERAGE)
-    torch.save(trained.optimizer.state_dict(), aside / OPTIMISER)
+    state, rest = optimizer_state.flatten(trained.optimizer)
+    save_file(state, aside / OPTIMISER, metadata={"rest": json.dumps(rest)})
     trained.policy.save_adapter(aside / "adapter")
     files = {str(path.relative_to(aside)): path.stat().st_size for path in aside.rglob("*") if path.is_file()}
     # The list of files comes last: a checkpoint without it, or with another size than it says, is not intact.
@@ -95,10 +103,10 @@ def load(checkpoint: Path, trained: Trained) -> tuple[int, dict[str, Any]]:
         for name, value in own.items():
             value.copy_(saved[name])
     if trained.ema is not None:
-        trained.ema.load(load_file(checkpoint / AVERAGE))
-    trained.optimizer.load_state_dict(
-        torch.load(checkpoint / OPTIMISER, weights_only=True, map_location="cpu")
-    )
+        trained.ema.load(load_file(checkpoint / AVERAGE), state["iteration"])
+    with safe_open(checkpoint / OPTIMISER, framework="pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+        optimizer_state.restore(trained.optimizer, tensors, json.loads(file.metadata()["rest"]))
     return state["iteration"], state["record"]
 
 

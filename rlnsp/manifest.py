@@ -14,6 +14,7 @@ from typing import Any
 import av
 import numpy as np
 from av.error import FFmpegError
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from rlnsp.atomic import written_whole
@@ -135,8 +136,11 @@ def read_clip(path: Path | str, max_frames: int | None = None) -> tuple[NDArray[
                 )
             stream = container.streams.video[0]
             fps = float(stream.average_rate or stream.guessed_rate or 0)
+            # One for all frames: making it takes longer than what it does to a small frame.
+            to_rgb = VideoReformatter()
             for frame in container.decode(stream):
-                frames.append(frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False))
+                picture = to_rgb.reformat(frame, format="rgb24")
+                frames.append(picture.to_ndarray().astype(np.uint8, copy=False))
                 if max_frames is not None and len(frames) == max_frames:
                     break
     except (FFmpegError, OSError) as error:

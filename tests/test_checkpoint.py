@@ -68,7 +68,7 @@ def test_a_save_that_is_cut_short_leaves_the_one_before(tmp_path, monkeypatch):
 def test_a_damaged_checkpoint_is_passed_over(tmp_path, damage):
     state = trained()
     first, second = (save(tmp_path, iteration, state, {}, keep_last=2) for iteration in (1, 2))
-    victim = second / ("state.json" if damage == "no list" else "optimizer.pt")
+    victim = second / ("state.json" if damage == "no list" else "optimizer.safetensors")
     if damage == "truncated":
         victim.write_bytes(victim.read_bytes()[:-1])
     else:
@@ -96,5 +96,5 @@ def test_the_state_is_plain_json_with_the_size_of_every_file(tmp_path):
     path = save(tmp_path, 1, trained(), {"reward": {}}, keep_last=1)
     state = json.loads((path / "state.json").read_text())
     assert set(state["files"]) == {
-        "trained.safetensors", "ema.safetensors", "optimizer.pt", "adapter/adapter_model.safetensors"
+        "trained.safetensors", "ema.safetensors", "optimizer.safetensors", "adapter/adapter_model.safetensors"
     }  # fmt: skip

@@ -155,7 +155,7 @@ def test_prodigys_scale_and_counts_come_back_as_they_were(tmp_path: Path) -> Non
             stage="stage",
             settings={},
             parameters=parameters,
-            average=None,
+            ema=None,
             optimizer=optimizer,
         )
 
