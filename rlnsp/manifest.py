@@ -136,10 +136,10 @@ def read_clip(path: Path | str, max_frames: int | None = None) -> tuple[NDArray[
                 )
             stream = container.streams.video[0]
             fps = float(stream.average_rate or stream.guessed_rate or 0)
-            # One for all frames: making it takes longer than what it does to a small frame.
+            # One for all frames, on one thread: starting either takes longer than converting a small frame.
             to_rgb = VideoReformatter()
             for frame in container.decode(stream):
-                picture = to_rgb.reformat(frame, format="rgb24")
+                picture = to_rgb.reformat(frame, format="rgb24", threads=1)
                 frames.append(picture.to_ndarray().astype(np.uint8, copy=False))
                 if max_frames is not None and len(frames) == max_frames:
                     break
