@@ -3,6 +3,7 @@
 import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -29,6 +30,8 @@ class VAEConfig:
     """On the mean KL a latent dimension; a thousandth already collapses a small VAE."""
     colour_weight: float = 4.0
     """Extra weight of coloured pixels: things are small, and the wall is easy."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of each forward, by autocast.  auto: bf16 where the processor computes in it; it is slow elsewhere."""
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
@@ -82,14 +85,21 @@ def build_vae(config: VAEConfig) -> AutoencoderKLLTXVideo:
     return vae
 
 
+def computes_in_bf16() -> bool:
+    """True if this processor has instructions for bf16; others emulate it, many times slower than fp32."""
+    has = torch.cpu.get_capabilities()
+    return any(has.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
 def train_vae(config: VAEConfig, train: Clips, heldout: Clips, folder: Path) -> AutoencoderKLLTXVideo:
     """Train, then set the per-channel statistics that latents are normalised by; the VAE is in eval mode."""
     torch.manual_seed(config.loop.seed)
     vae = build_vae(config).train()
+    bf16 = config.precision == "bf16" or (config.precision == "auto" and computes_in_bf16())
 
     def loss_of(frames: np.ndarray, generator: torch.Generator | None) -> Tensor:
         pixels = to_pixels(frames)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             posterior = vae.encode(pixels, return_dict=False)[0]
             latents = posterior.mode() if generator is None else posterior.sample(generator)
             decoded = vae.decode(latents, return_dict=False)[0]

@@ -1,5 +1,7 @@
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -49,6 +51,22 @@ def test_training_lowers_the_loss_and_sets_the_latents_statistics(
     assert (normal.std(1) - 1).abs().max() < 1e-4
     # They are saved with the weights.
     assert {"latents_mean", "latents_std"} <= set(vae.state_dict())
+
+
+@pytest.mark.parametrize("has_bf16", [True, False])
+def test_bf16_is_used_where_the_processor_computes_in_it(
+    tmp_path: Path, make_clips: MakeClips, monkeypatch: pytest.MonkeyPatch, has_bf16: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": has_bf16})
+    clips, one = make_clips(4, height=16, width=16), replace(LOOP, steps=1)
+
+    def first_weight(precision: Literal["auto", "fp32", "bf16"]) -> torch.Tensor:
+        config = replace(TINY, precision=precision, loop=one)
+        return next(train_vae(config, clips, clips, tmp_path / precision).parameters()).detach()
+
+    automatic, fp32, bf16 = first_weight("auto"), first_weight("fp32"), first_weight("bf16")
+    assert not torch.equal(fp32, bf16)
+    assert torch.equal(automatic, bf16 if has_bf16 else fp32)
 
 
 def test_the_posterior_starts_narrow() -> None:
