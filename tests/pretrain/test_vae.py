@@ -12,7 +12,7 @@ from pretrain.vae import VAEConfig, build_vae, train_vae
 from rlnsp.config import ConfigError
 from tests.pretrain.conftest import MakeClips
 
-LOOP = LoopConfig(steps=30, batch_size=4, learning_rate=5e-3, warmup=2, evaluate_every=1)
+LOOP = LoopConfig(steps=60, batch_size=4, learning_rate=5e-3, warmup=2, evaluate_every=1)
 TINY = VAEConfig(latent_channels=4, encoder_channels=[8, 8], decoder_channels=[8], loop=LOOP)
 
 
