@@ -5,7 +5,6 @@ on with exactly the batches that the straight one would have seen.
 """
 
 import io
-import json
 import math
 import time
 from collections.abc import Callable
@@ -21,9 +20,9 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from pretrain.checkpoint import Checkpoint
-from rlnsp.atomic import written_whole
 from rlnsp.ema import EMA
 from rlnsp.interruption import Interrupted, Interruption
+from rlnsp.metrics import MetricsFile
 from rlnsp.settings import ConfigError
 
 Loss = Callable[[Tensor, torch.Generator], Tensor]
@@ -119,7 +118,8 @@ def fit(
     )
     step, record = checkpoint.load()
     running, began = record.get("loss"), time.monotonic() - record.get("seconds", 0.0)
-    _forget(folder / "metrics.jsonl", step)
+    metrics = MetricsFile(folder / "metrics.jsonl", counter="step")
+    metrics.forget_after(step)
 
     def save() -> None:
         checkpoint.save(step, {"loss": running, "seconds": time.monotonic() - began})
@@ -140,7 +140,7 @@ def fit(
                         with ema.applied() if ema else nullcontext(), torch.no_grad():
                             heldout = heldout_loss()
                         row = {"step": step, "loss": running, "heldout_loss": heldout, "grad_norm": norm}
-                        _log(folder / "metrics.jsonl", row | {"seconds": round(time.monotonic() - began, 1)})
+                        metrics.append(row | {"seconds": round(time.monotonic() - began, 1)})
                         line = f"{name} {step}/{config.steps}: loss {running:.4f}, held-out {heldout:.4f}"
                         progress.console.print(line)
                     # After the last step too: a stage killed before its mark is there must not train twice.
@@ -200,16 +200,3 @@ def _optimizer(values: list[Parameter], config: LoopConfig) -> torch.optim.Optim
 def _progress() -> Progress:
     text = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
     return Progress(*text, TextColumn("{task.fields[note]}"), TimeRemainingColumn())
-
-
-def _forget(metrics: Path, step: int) -> None:
-    """Drop what was logged after ``step``: those steps are taken again."""
-    lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else []
-    kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-    with written_whole(metrics) as aside:
-        aside.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-
-
-def _log(metrics: Path, row: dict[str, float]) -> None:
-    with metrics.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")

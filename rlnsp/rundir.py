@@ -15,6 +15,7 @@ from typing import Any
 from rlnsp.atomic import written_whole
 from rlnsp.config import to_yaml
 from rlnsp.manifest import write_clip
+from rlnsp.metrics import MetricsFile
 from rlnsp.settings import ConfigError, RunConfig
 from rlnsp.types import Sample
 
@@ -27,7 +28,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.checkpoints = path / "checkpoints"
-        self.metrics = path / "metrics.jsonl"
+        self.metrics = MetricsFile(path / "metrics.jsonl", counter="iteration")
 
     def check_unused(self) -> None:
         """Raise ConfigError if something is there already."""
@@ -43,15 +44,11 @@ class RunFolder:
             (self.path / name).mkdir(parents=True, exist_ok=True)
         self.write("config.yaml", to_yaml(config))
         self.write("environment.json", json.dumps(environment(), indent=2) + "\n")
-        lines = self.metrics.read_text().splitlines() if self.metrics.exists() else []
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["iteration"] <= finished]
-        self.write("metrics.jsonl", "".join(line + "\n" for line in kept))
+        self.metrics.forget_after(finished)
 
     def log(self, metrics: Mapping[str, Any]) -> None:
-        """Append a line to ``metrics.jsonl``; what is not a number is null."""
-        known = {name: None if value != value else value for name, value in metrics.items()}
-        with self.metrics.open("a") as file:
-            file.write(json.dumps(known) + "\n")
+        """Append a line to ``metrics.jsonl``."""
+        self.metrics.append(metrics)
 
     def write_samples(self, when: str, samples: Sequence[Sample]) -> None:
         """Write ``samples/<scene>-<when>.mp4`` for each, and the preceding scenes beside them."""
