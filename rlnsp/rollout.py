@@ -12,6 +12,7 @@ from rlnsp.protocols import Policy
 from rlnsp.randomness import Randomness
 from rlnsp.settings import SamplerConfig
 from rlnsp.types import Condition, Sample, Scene, Trajectory, Video
+from rlnsp.window import trained_steps
 
 
 def transition(
@@ -61,16 +62,16 @@ def rollout(
     Args:
         policy: the generator.
         scenes: one group each.
-        sampler: schedule, step rule and the window of stochastic, trained steps.
+        sampler: schedule, step rule and window, which says what steps are stochastic and trained.
         group_size: samples of a scene.
-        randomness: gives the streams "noise", "steps" and "decode".
+        randomness: gives the streams "window", "noise", "steps" and "decode".
         chunk_size: largest number of samples in one model call or decoding; changes memory, not the numbers.
         share_prefix: with the same initial noise in a group, compute what its samples have in common once a
             scene: every step up to the first noise, that step's mean included.  Exact.
     """
     groups = len(scenes)
     group = torch.arange(groups).repeat_interleave(group_size)
-    window = range(sampler.window.start, sampler.window.start + sampler.window.size)
+    trained = trained_steps(sampler, randomness)
     with torch.no_grad():
         condition = policy.encode(scenes)
         sigmas = policy.sigmas(sampler.num_steps)
@@ -80,7 +81,7 @@ def rollout(
             walk.branch(group)
         generator = randomness.generator("steps")
         for number in range(sampler.num_steps):
-            if number not in window:
+            if number not in trained:
                 walk.x, _ = _in_chunks(
                     policy, walk, sigmas, number, condition, _noiseless(sampler), chunk_size
                 )
@@ -102,8 +103,8 @@ def rollout(
         x=torch.stack(walk.before, 1),
         x_next=torch.stack(walk.after, 1),
         mean=torch.stack(walk.means, 1),
-        sigma=sigmas[window.start : window.stop].to(walk.x),
-        sigma_next=sigmas[window.start + 1 : window.stop + 1].to(walk.x),
+        sigma=sigmas[trained].to(walk.x),
+        sigma_next=sigmas[[number + 1 for number in trained]].to(walk.x),
     )
 
 

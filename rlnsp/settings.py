@@ -48,16 +48,29 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class WindowConfig:
-    """The steps that are stochastic and trained: ``start`` to ``start + size - 1``."""
+    """Which steps are stochastic and trained; in an iteration the same ones for every sample."""
 
+    kind: Literal["fixed", "random", "branch", "sliding"] = "fixed"
+    """``fixed``: ``start`` to ``start + size - 1``.  The others lie between ``start`` and ``end``; ``random``:
+    ``size`` steps drawn anew each iteration; ``branch``: ``size`` in a row, from a step drawn anew;
+    ``sliding``: ``size`` in a row, which move towards ``end`` and then begin again."""
     start: int = 0
     size: int = 3
+    end: int | None = None
+    """The first step that is never trained; None: as late as the rule allows."""
+    stride: int = 1
+    """Steps that a sliding window moves by,"""
+    shift_every: int = 25
+    """after so many iterations (MixGRPO, arXiv:2507.21802)."""
 
     def __post_init__(self) -> None:
         require(self.start >= 0, f"sampler.window.start must be 0 or more; got {self.start}")
         require(
             self.size >= 1, f"sampler.window.size must be at least 1, a step to train on; got {self.size}"
         )
+        for name in ("stride", "shift_every"):
+            value = getattr(self, name)
+            require(value >= 1, f"sampler.window.{name} must be at least 1; got {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,14 +108,24 @@ class SamplerConfig:
             scale = getattr(self, name)
             require(scale is None or scale >= 0, f"sampler.{name} must be 0 or more; got {scale}")
         # The last step ends at sigma 0, where a density of positive width would mean a noisy picture.
-        end = window.start + window.size
-        last = steps if self.rule == "ode" else steps - 1
+        latest = steps - (self.rule != "ode")
         require(
-            end <= last,
+            window.end is None or window.end <= latest,
+            f"sampler.window.end is {window.end}, but of {steps} steps (0 to {steps - 1}) the last that "
+            f"{self.rule} may train is {latest - 1}: lower it, or raise num_steps",
+        )
+        end = window.start + window.size
+        require(
+            end <= self.window_end,
             f"sampler.window covers steps {window.start} to {end - 1}, but of {steps} steps "
-            f"(0 to {steps - 1}) the last that {self.rule} may train is {last - 1}: "
+            f"(0 to {steps - 1}) the last that {self.rule} may train is {self.window_end - 1}: "
             "lower window.start or window.size, or raise num_steps",
         )
+
+    @property
+    def window_end(self) -> int:
+        """The first step that is never trained."""
+        return self.num_steps - (self.rule != "ode") if self.window.end is None else self.window.end
 
 
 @dataclass(frozen=True, kw_only=True)

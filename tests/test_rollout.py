@@ -11,6 +11,7 @@ from rlnsp.rollout import rollout, sample, transition
 from rlnsp.settings import SamplerConfig, WindowConfig
 from rlnsp.testing import ToyPolicy
 from rlnsp.types import Scene
+from rlnsp.window import trained_steps
 
 SCENES = [Scene(id=f"s{i}", context=f"context {i}") for i in range(3)]
 SAMPLER = SamplerConfig(num_steps=6, window=WindowConfig(start=2, size=2))
@@ -154,3 +155,29 @@ def test_guidance_reaches_rollouts_and_samples():
         for s in (SAMPLER, guided)
     )
     assert not np.array_equal(plain, strong)
+
+
+def test_trained_steps_need_not_follow_each_other():
+    sampler = replace(SAMPLER, window=WindowConfig(kind="random", size=2))
+    randomness = next(
+        one
+        for one in (Randomness(seed=0, iteration=i) for i in range(50))
+        if trained_steps(sampler, one) == [1, 3]
+    )
+    policy = toy()
+    trajectory = rollout(policy, SCENES, sampler, 4, randomness, chunk_size=100)
+    sigmas = policy.sigmas(6)
+    assert torch.equal(trajectory.sigma, sigmas[[1, 3]])
+    assert torch.equal(trajectory.sigma_next, sigmas[[2, 4]])
+    condition = trajectory.condition.take(trajectory.group)
+    with torch.no_grad():
+        s, s_next = (sigmas[i].expand(12) for i in (2, 3))
+        between, _ = step(
+            "ode",
+            trajectory.x_next[:, 0],
+            policy.velocity(trajectory.x_next[:, 0], s, condition),
+            s,
+            s_next,
+            0.7,
+        )
+    torch.testing.assert_close(trajectory.x[:, 1], between)
