@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -85,4 +85,17 @@ class Algorithm(Protocol):
 
     def loss(self, policy: Policy, batch: Batch) -> tuple[Tensor, Stats]:
         """The mean loss over the transitions of a micro-batch, and what to log of it."""
+        ...
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """What an algorithm adds that keeps something from one iteration to the next; checkpoints hold it."""
+
+    def state(self) -> Mapping[str, Any]:
+        """A copy of all of it, as JSON."""
+        ...
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take up what ``state`` gave."""
         ...

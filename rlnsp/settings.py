@@ -51,9 +51,9 @@ class WindowConfig:
     """Which steps are stochastic and trained; in an iteration the same ones for every sample."""
 
     kind: Literal["fixed", "random", "branch", "sliding"] = "fixed"
-    """``fixed``: ``start`` to ``start + size - 1``.  The others lie between ``start`` and ``end``; ``random``:
-    ``size`` steps drawn anew each iteration; ``branch``: ``size`` in a row, from a step drawn anew;
-    ``sliding``: ``size`` in a row, which move towards ``end`` and then begin again."""
+    """``fixed``: ``start`` to ``start + size - 1``.  The others lie between ``start`` and ``end``;
+    ``random``: ``size`` steps drawn anew each iteration; ``branch``: ``size`` in a row, from a step drawn
+    anew; ``sliding``: ``size`` in a row, which move towards ``end`` and then begin again."""
     start: int = 0
     size: int = 3
     end: int | None = None
@@ -126,6 +126,15 @@ class SamplerConfig:
     def window_end(self) -> int:
         """The first step that is never trained."""
         return self.num_steps - (self.rule != "ode") if self.window.end is None else self.window.end
+
+
+def require_stochastic(algorithm: str, sampler: SamplerConfig) -> None:
+    """Raise ConfigError if steps have no density, which ``algorithm`` needs."""
+    require(
+        sampler.rule != "ode" and sampler.noise_level > 0,
+        f"{algorithm} trains stochastic steps: sampler.rule must not be ode, nor sampler.noise_level 0; "
+        f"got {sampler.rule} and {sampler.noise_level}. Choose cps, flow_sde or dance_sde",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

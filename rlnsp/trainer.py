@@ -21,7 +21,7 @@ from rlnsp.opening import open_policy
 from rlnsp.optimisation import Optimisation, TrainingFailed, make_optimizer
 from rlnsp.precision import in_precision
 from rlnsp.progress import Display, Line, before_after_table
-from rlnsp.protocols import Algorithm, Policy
+from rlnsp.protocols import Algorithm, Policy, Stateful
 from rlnsp.randomness import Randomness
 from rlnsp.rollout import rollout
 from rlnsp.rundir import RunFolder
@@ -120,6 +120,8 @@ class Run:
                 f"--resume {self.folder.path}: has no intact checkpoint; start the run anew elsewhere"
             )
         self.finished, self.record = checkpoint.load(newest, self.trained)
+        if isinstance(self.algorithm, Stateful) and "algorithm" in self.record:
+            self.algorithm.load_state(self.record["algorithm"])
 
     def run(self) -> int:
         """Everything, with the exit code."""
@@ -155,6 +157,9 @@ class Run:
             metrics = self._iterate(self.finished)
             with self.interruption.held():
                 self.finished += 1
+                if isinstance(self.algorithm, Stateful):
+                    # As of here: an iteration that is cut short will be done again.
+                    self.record["algorithm"] = self.algorithm.state()
                 self._log(metrics)
                 if trainer.save_every and self.finished % trainer.save_every == 0:
                     self._save()

@@ -44,6 +44,27 @@ def mean_log_ratio(
     return _mean_over_latent(change * (2 * (x_next - old_mean) - change) / (2 * std**2), mask)
 
 
+def normalised_log_ratio(
+    x_next: Float[Tensor, " B N C"],
+    mean: Float[Tensor, " B N C"],
+    old_mean: Float[Tensor, " B N C"],
+    std: Float[Tensor, " B 1 1"],
+    mask: Bool[Tensor, " B N"] | None = None,
+) -> Float[Tensor, " B"]:
+    """GRPO-Guard's RatioNorm (arXiv:2510.22319): the log ratio without its bias, of one scale at every step.
+
+    std (log ratio + |d|^2 / (2 std^2)) = d (x_next - mu_old) / std,   d = mu - mu_old
+
+    The log ratio's mean over what the old policy draws is -|d|^2 / (2 std^2), which pushes ratios below 1
+    however the policy moves, and its spread goes with 1 / std.  This one has mean 0, and a spread that does
+    not know the step.
+
+    Args and returns as of ``mean_log_ratio``.
+    """
+    x_next, mean, old_mean, std = at_least_fp32(x_next, mean, old_mean, std)
+    return _mean_over_latent((mean - old_mean) * ((x_next - old_mean) / std), mask)
+
+
 def kl_to_reference(
     mean: Float[Tensor, " B N C"],
     reference_mean: Float[Tensor, " B N C"],

@@ -69,6 +69,27 @@ def _advantages(scores: Tensor, group: Tensor, scale: Scale) -> Tensor:
     return centred / spread.clamp(min=SMALLEST_SPREAD)
 
 
+def standardise(scores: Float[Tensor, " B"], baseline: Float[Tensor, " H"]) -> Float[Tensor, " B"]:
+    """How far scores are above a baseline's mean, in its population std; exactly 0 if all of it is equal.
+
+    DDPO's per-prompt statistics (arXiv:2305.13301, Appendix B.2): the baseline is the latest scores of the
+    scene, these among them.
+
+    Args:
+        scores: (B,), finite.
+        baseline: (H,), finite; at least one.
+
+    Returns:
+        (B,).
+    """
+    scores, baseline = at_least_fp32(scores, baseline)
+    if not len(scores) or baseline.min() == baseline.max():
+        return torch.zeros_like(scores)
+    mean = baseline.mean()
+    spread = ((baseline - mean) ** 2).mean().sqrt()
+    return (scores - mean) / spread.clamp(min=SMALLEST_SPREAD)
+
+
 def best_and_worst(
     scores: Float[Tensor, " B"], group: Int[Tensor, " B"], k_best: int, k_worst: int
 ) -> Bool[Tensor, " B"]:
@@ -161,3 +182,52 @@ def clipped_surrogate(
     log_ratio, advantage = at_least_fp32(log_ratio, advantage)
     ratio = log_ratio.exp()
     return -torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+
+
+def past_clip(
+    log_ratio: Float[Tensor, " B"], advantage: Float[Tensor, " B"], clip: float
+) -> Bool[Tensor, " B"]:
+    """Where ``clipped_surrogate`` has no gradient: the ratio is past the clip, the advantage's way."""
+    return log_ratio.expm1() * advantage.sign() > clip
+
+
+def masked_surrogate(
+    log_ratio: Float[Tensor, " B"],
+    advantage: Float[Tensor, " B"],
+    divergence: Float[Tensor, " B"],
+    threshold: float,
+) -> tuple[Float[Tensor, " B"], Bool[Tensor, " B"]]:
+    """Flow-DPPO's loss (arXiv:2606.11025), to minimise: -r A, and nothing where the policy moved too far.
+
+    Too far is a divergence above the threshold with a ratio that has already moved the advantage's way; a
+    ratio that has moved the other way is always let back.
+
+    Args:
+        log_ratio: (B,), with gradient.
+        advantage: (B,).
+        divergence: of the step, KL(policy || old policy), (B,); no gradient flows through it.
+        threshold: on the divergence.
+
+    Returns:
+        the loss (B,), and where it is masked (B,).
+    """
+    log_ratio, advantage, divergence = at_least_fp32(log_ratio, advantage, divergence)
+    masked = (divergence.detach() > threshold) & (log_ratio.detach() * advantage > 0)
+    return (-log_ratio.exp() * advantage).masked_fill(masked, 0.0), masked
+
+
+def reinforce(log_ratio: Float[Tensor, " B"], advantage: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+    """REINFORCE's loss, to minimise: -A log p, up to a constant (Williams 1992; DDPO_SF, arXiv:2305.13301).
+
+    The log ratio has the gradient of log p.  Right on-policy only: nothing weighs a step that another policy
+    drew.
+
+    Args:
+        log_ratio: (B,), with gradient.
+        advantage: (B,).
+
+    Returns:
+        (B,).
+    """
+    log_ratio, advantage = at_least_fp32(log_ratio, advantage)
+    return -advantage * log_ratio

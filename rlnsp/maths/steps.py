@@ -70,16 +70,25 @@ def step(
     x1 = noise_estimate(x, v, sigma)
     sigma, sigma_next = expand_to(sigma, x), expand_to(sigma_next, x)
 
-    std = _std(rule, sigma, sigma_next, noise_level)
-    if std_cap is not None:
-        std = std.clamp(max=std_cap)
+    std = step_std(rule, sigma, sigma_next, noise_level, std_cap)
     pull = sigma_next - (sigma_next**2 - std**2).sqrt() if rule == "cps" else std**2 / (2 * sigma)
     mean = x + v * (sigma_next - sigma) - pull * x1
     return mean, std
 
 
-def _std(rule: Rule, sigma: Tensor, sigma_next: Tensor, noise_level: float) -> Tensor:
-    """The standard deviation of a step before capping, in the shape of ``sigma``."""
+def step_std(
+    rule: Rule,
+    sigma: Float[Tensor, " ..."],
+    sigma_next: Float[Tensor, " ..."],
+    noise_level: float,
+    std_cap: float | None = None,
+) -> Float[Tensor, " ..."]:
+    """The standard deviation of a step, which is the same for every latent; arguments as of ``step``."""
+    std = _uncapped_std(rule, sigma, sigma_next, noise_level)
+    return std if std_cap is None else std.clamp(max=std_cap)
+
+
+def _uncapped_std(rule: Rule, sigma: Tensor, sigma_next: Tensor, noise_level: float) -> Tensor:
     most = 1.0 if rule == "cps" else math.inf  # past 1 the sine falls again: two levels would mean one std
     if not 0 <= noise_level <= most:
         raise ValueError(f"noise_level is {noise_level} for the rule {rule!r}; allowed is 0 to {most:g}")

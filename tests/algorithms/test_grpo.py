@@ -6,43 +6,22 @@ import torch
 
 from rlnsp.algorithms.grpo import GRPO
 from rlnsp.config import ConfigError
-from rlnsp.randomness import Randomness
-from rlnsp.rollout import rollout
-from rlnsp.settings import SamplerConfig, WindowConfig
+from rlnsp.credit import Credit
+from rlnsp.settings import SamplerConfig
 from rlnsp.testing import ToyPolicy, check_algorithm
-from rlnsp.types import Scene, Scores
-
-SAMPLER = SamplerConfig(num_steps=4, window=WindowConfig(start=0, size=2))
-SCENES = [Scene(id=f"s{i}", context=f"context {i}") for i in range(2)]
+from rlnsp.types import Scores
+from tests.algorithms.common import SAMPLER, gradient, largest, moved, scores, trajectory
 
 
-def grpo(**settings):
-    return GRPO(GRPO.Config(**settings), SAMPLER)
-
-
-def trajectory(policy=None):
-    policy = policy or ToyPolicy(ToyPolicy.Config())
-    return rollout(policy, SCENES, SAMPLER, 3, Randomness(seed=0), chunk_size=6)
-
-
-def scores(*values, **more):
-    raw = {"r": torch.tensor(values)} | {name: torch.tensor(v) for name, v in more.items()}
-    return Scores(raw=raw, weights=dict.fromkeys(raw, 1.0))
-
-
-def gradient(loss, policy):
-    values = [value for _, value in policy.named_trainable()]
-    return [g if g is not None else torch.zeros_like(v) for g, v in zip(
-        torch.autograd.grad(loss, values, allow_unused=True), values, strict=True)]  # fmt: skip
-
-
-def largest(gradients):
-    return max(float(g.abs().max()) for g in gradients)
+def grpo(credit=None, **settings):
+    return GRPO(GRPO.Config(credit=Credit(**(credit or {})), **settings), SAMPLER)
 
 
 def test_grpo_keeps_to_the_seam():
     check_algorithm(lambda sampler: GRPO(GRPO.Config(), sampler))
-    check_algorithm(lambda sampler: GRPO(GRPO.Config(kl_coefficient=0.1, best_k=1, worst_k=1), sampler))
+    check_algorithm(
+        lambda sampler: GRPO(GRPO.Config(kl_coefficient=0.1, credit=Credit(best_k=1, worst_k=1)), sampler)
+    )
 
 
 def test_every_step_of_a_sample_has_its_advantage_over_its_group():
@@ -82,14 +61,14 @@ def test_a_sample_that_was_not_scored_leaves_its_group():
 
 
 def test_best_and_worst_are_chosen_after_the_groups_mean_is_taken():
-    batch, _ = grpo(best_k=1, worst_k=1).credit(trajectory(), scores(0.0, 1.0, 5.0, 0.0, 1.0, 5.0))
+    batch, _ = grpo({"best_k": 1, "worst_k": 1}).credit(trajectory(), scores(0.0, 1.0, 5.0, 0.0, 1.0, 5.0))
     std = math.sqrt((4 + 1 + 9) / 3)
     torch.testing.assert_close(batch.advantage[:4], torch.tensor([-2.0, -2.0, 3.0, 3.0]) / std)
     assert batch.total == 8
 
 
 def test_advantages_are_clipped():
-    batch, _ = grpo(advantage_clip=0.5).credit(trajectory(), scores(0.0, 1.0, 2.0, 0.0, 1.0, 2.0))
+    batch, _ = grpo({"advantage_clip": 0.5}).credit(trajectory(), scores(0.0, 1.0, 2.0, 0.0, 1.0, 2.0))
     assert batch.advantage.abs().unique().tolist() == [0.5]
 
 
@@ -100,13 +79,13 @@ def test_rewards_are_normalised_before_they_are_summed_so_that_units_do_not_matt
     a = 1 / math.sqrt(2 / 3)
     expected = torch.tensor([0.0] * 6 + [-a, -a, 0, 0, a, a])  # in group 0 they cancel
     torch.testing.assert_close(batch.advantage, expected, rtol=0, atol=1e-6)
-    batch, _ = grpo(aggregation="sum_then_normalize").credit(trajectory(), both)
+    batch, _ = grpo({"aggregation": "sum_then_normalize"}).credit(trajectory(), both)
     torch.testing.assert_close(batch.advantage[:4], torch.tensor([a, a, -a, -a]))
 
 
 def test_of_one_reward_the_scale_is_what_was_asked_for_and_the_sign_that_of_its_weight():
     one = Scores(raw={"r": torch.tensor([0.0, 1.0, 2.0, 0.0, 1.0, 5.0])}, weights={"r": -1.0})
-    batch, _ = grpo(scale="none").credit(trajectory(), one)
+    batch, _ = grpo({"scale": "none"}).credit(trajectory(), one)
     torch.testing.assert_close(batch.advantage[::2], torch.tensor([1.0, -1, 2, 1, -3]))
 
 
@@ -134,12 +113,6 @@ def test_the_first_gradient_is_that_of_reinforce():
         torch.testing.assert_close(ours, theirs)
     assert stats["log_ratio_max"] == 0
     assert stats["ratio"] == 1
-
-
-def moved(policy):
-    with torch.no_grad():
-        for _, value in policy.named_trainable():
-            value.add_(0.1)
 
 
 def test_a_ratio_beyond_the_clip_in_the_advantages_direction_has_no_gradient():
@@ -203,9 +176,7 @@ def test_steps_without_noise_are_refused():
             GRPO(GRPO.Config(), sampler)
 
 
-@pytest.mark.parametrize(
-    "settings", [{"clip": 0.0}, {"clip_nats": -1.0}, {"kl_coefficient": -1.0}, {"best_k": -1}]
-)
+@pytest.mark.parametrize("settings", [{"clip": 0.0}, {"clip_nats": -1.0}, {"kl_coefficient": -1.0}])
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(ValueError, match=f"{next(iter(settings))} must be"):
         GRPO.Config(**settings)

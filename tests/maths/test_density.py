@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from rlnsp.maths.density import clip_from_nats, kl_to_reference, mean_log_ratio
+from rlnsp.maths.density import clip_from_nats, kl_to_reference, mean_log_ratio, normalised_log_ratio
 
 
 def latents(count, *shape, seed=0):
@@ -120,3 +120,44 @@ def test_a_joint_change_of_clip_nats_is_a_mean_log_ratio_of_the_clip():
 def test_a_clip_in_nats_that_could_never_act_is_refused(clip_nats):
     with pytest.raises(ValueError, match=f"clip_nats is {clip_nats} for a latent of 24 dimensions"):
         clip_from_nats(clip_nats, latent_dims=24)
+
+
+def drawn(std, shift, n=4000):
+    """What the old policy draws, and a new mean that is ``shift`` stds away, in random directions."""
+    generator = torch.Generator().manual_seed(0)
+    old = torch.zeros(n, 4, 2).double()
+    x_next = old + std * torch.randn(old.shape, generator=generator, dtype=torch.float64)
+    mean = old + shift * std * torch.randn(old.shape, generator=generator, dtype=torch.float64)
+    return x_next, mean, old, torch.full((n, 1, 1), std).double()
+
+
+@pytest.mark.parametrize("shift", [0.3, 3.0])
+def test_the_normalised_ratio_has_no_bias_where_the_log_ratio_has_one(shift):
+    steps = drawn(0.2, shift)
+    biased, normalised = mean_log_ratio(*steps), normalised_log_ratio(*steps)
+    assert biased.mean().item() == pytest.approx(-(shift**2) / 2, rel=0.1)
+    assert abs(normalised.mean()) < 4 * normalised.std() / len(normalised) ** 0.5
+
+
+def test_the_normalised_ratios_spread_for_one_move_of_the_mean_does_not_know_the_std():
+    spreads = []
+    for std in (0.01, 0.5):
+        spreads.append(
+            normalised_log_ratio(*drawn(std, 0.02 / std)).std().item()
+        )  # the mean moves as far in both
+    assert spreads[0] == pytest.approx(spreads[1], rel=1e-9)
+
+
+def test_the_normalised_ratio_is_the_papers():
+    # GRPO-Guard: std (log r + |dmu|^2 / (2 std^2)), the square a mean over latent dimensions.
+    x_next, mean, old, std = drawn(0.3, 0.5, n=5)
+    mask = torch.tensor([[True, True, False, True]]).expand(5, 4)
+    for where in (None, mask):
+        kl = kl_to_reference(mean, old, std, where)
+        expected = std.flatten() * (mean_log_ratio(x_next, mean, old, std, where) + kl)
+        torch.testing.assert_close(normalised_log_ratio(x_next, mean, old, std, where), expected)
+
+
+def test_the_normalised_ratio_is_exactly_zero_where_nothing_moved():
+    x_next, _, old, std = drawn(0.3, 0.5, n=5)
+    assert not normalised_log_ratio(x_next.float(), old.float(), old.float(), std.float()).any()

@@ -5,7 +5,16 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 
-from rlnsp.maths.policy_gradient import best_and_worst, clipped_surrogate, combine_rewards, group_advantages
+from rlnsp.maths.policy_gradient import (
+    best_and_worst,
+    clipped_surrogate,
+    combine_rewards,
+    group_advantages,
+    masked_surrogate,
+    past_clip,
+    reinforce,
+    standardise,
+)
 
 NAN = math.nan
 
@@ -241,3 +250,78 @@ def test_an_unknown_scale_or_way_to_combine_is_refused():
         group_advantages(scores, group, unknown)
     with pytest.raises((ValueError, TypeCheckError), match="add_up"):
         combine_rewards(scores[None], torch.ones(1), group, unknown)
+
+
+# other surrogates
+
+
+@pytest.mark.parametrize("advantage", [2.0, -2.0])
+@pytest.mark.parametrize("log_ratio", [-0.4, -0.1, 0.0, 0.1, 0.4])
+def test_past_the_clip_is_where_the_clipped_surrogate_has_no_gradient(log_ratio, advantage):
+    ratio = torch.tensor([log_ratio], dtype=torch.float64, requires_grad=True)
+    a = torch.tensor([advantage], dtype=torch.float64)
+    (gradient,) = torch.autograd.grad(clipped_surrogate(ratio, a, clip=0.2).sum(), ratio)
+    assert past_clip(ratio.detach(), a, clip=0.2).tolist() == [gradient.item() == 0]
+
+
+def test_an_advantage_of_zero_is_past_no_clip():
+    assert past_clip(torch.tensor([-1.0, 1.0]), torch.zeros(2), clip=0.2).tolist() == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("log_ratio", "advantage", "divergence", "masked"),
+    [
+        (0.1, 2.0, 0.5, True),  # moved the advantage's way, too far
+        (-0.1, -2.0, 0.5, True),
+        (0.1, 2.0, 0.3, False),  # not beyond the threshold
+        (0.1, -2.0, 0.5, False),  # on its way back
+        (-0.1, 2.0, 0.5, False),
+        (0.0, 2.0, 0.5, False),  # has not moved at all
+    ],
+)
+def test_the_masked_surrogate_has_the_value_and_the_slope_of_each_case(
+    log_ratio, advantage, divergence, masked
+):
+    ratio = torch.tensor([log_ratio], dtype=torch.float64, requires_grad=True)
+    rest = (torch.tensor([value], dtype=torch.float64) for value in (advantage, divergence))
+    loss, where = masked_surrogate(ratio, *rest, threshold=0.3)
+    (slope,) = torch.autograd.grad(loss.sum(), ratio)
+    expected = 0.0 if masked else -math.exp(log_ratio) * advantage
+    assert where.tolist() == [masked]
+    assert loss.item() == pytest.approx(expected, rel=1e-12)
+    assert slope.item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_no_gradient_flows_through_the_masks_divergence():
+    divergence = torch.tensor([0.1, 0.5], requires_grad=True)
+    log_ratio = torch.tensor([0.1, 0.1], requires_grad=True)
+    loss, _ = masked_surrogate(log_ratio, torch.ones(2), divergence, 0.3)
+    _, none = torch.autograd.grad(loss.sum(), [log_ratio, divergence], allow_unused=True)
+    assert none is None
+
+
+def test_reinforce_has_the_slope_of_the_advantage_however_far_the_ratio_is():
+    log_ratio = torch.tensor([-1.0, 0.0, 2.0], requires_grad=True)
+    loss = reinforce(log_ratio, torch.tensor([3.0, -1.0, 0.5]))
+    (slope,) = torch.autograd.grad(loss.sum(), log_ratio)
+    assert loss.tolist() == [3.0, 0.0, -1.0]
+    assert slope.tolist() == [-3.0, 1.0, -0.5]
+
+
+# a baseline of its own
+
+
+def test_scores_are_standardised_by_the_baseline_and_not_by_themselves():
+    # 0, 4: mean 2, population std 2.
+    assert standardise(torch.tensor([6.0, 2.0]), torch.tensor([0.0, 4.0])).tolist() == [2.0, 0.0]
+
+
+def test_a_baseline_of_equal_scores_gives_exactly_nothing():
+    scores = torch.full((3,), 0.1)
+    assert standardise(scores, scores.repeat(5)).tolist() == [0.0] * 3
+    assert standardise(scores[:0], scores).tolist() == []
+
+
+def test_a_near_tie_in_the_baseline_is_not_blown_up():
+    baseline = torch.tensor([1.0, 1.0, 1.0 + 1e-12], dtype=torch.float64)
+    assert standardise(baseline, baseline).abs().max() < 1e-5
