@@ -210,14 +210,16 @@ def test_a_signal_ends_a_command_with_its_own_exit_code(number, code, tmp_path):
 
 def test_generate_writes_a_clip_a_sample_of_the_policys_size(tiny_folder, inside):
     context = scenes("train", 1, seed=0)[0].context
-    argv = ["generate", context, "--policy", str(tiny_folder), "-o", "next.mp4", "evaluation.num_steps=2"]
-    assert cli.main(argv) == 0
-    assert cli.main([*argv, "--num-samples", "2"]) == 0
-    assert [path.name for path in sorted(inside.iterdir())] == ["next-0.mp4", "next-1.mp4", "next.mp4"]
-    clips = [read_clip(path)[0] for path in sorted(inside.iterdir())]
-    assert {clip.shape for clip in clips} == {(GEOMETRY.num_frames, GEOMETRY.height, GEOMETRY.width, 3)}
-    assert (clips[0] != clips[1]).any()  # two samples of a scene differ
-    assert (clips[0] == clips[2]).all()  # a seed gives the same clip again
+    argv = ["generate", context, "--policy", str(tiny_folder), "evaluation.num_steps=2"]
+    for output, more in (("one.mp4", []), ("again.mp4", []), ("two.mp4", ["--num-samples", "2"])):
+        assert cli.main([*argv, "-o", output, *more]) == 0
+    names = ["again.mp4", "one.mp4", "two-0.mp4", "two-1.mp4"]
+    assert [path.name for path in sorted(inside.iterdir())] == names
+    again, one, first, second = (read_clip(inside / name)[0].astype(int) for name in names)
+    assert one.shape == (GEOMETRY.num_frames, GEOMETRY.height, GEOMETRY.width, 3)
+    assert (one == again).all()  # a seed gives the same clip again
+    # Another batch is another order of sums, which the codec magnifies: the same clip, not the same bits.
+    assert abs(one - first).mean() < 3 < abs(first - second).mean()
 
 
 @pytest.mark.world_weights

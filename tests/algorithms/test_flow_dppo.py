@@ -52,7 +52,7 @@ def test_the_divergence_from_the_reference_is_added_with_its_coefficient():
     batch = off_policy(dppo(kl_coefficient=1.0), policy)
     (without, _), (loss, stats) = dppo().loss(policy, batch), dppo(kl_coefficient=0.5).loss(policy, batch)
     assert stats["kl_reference"] > 0
-    assert float(loss) == pytest.approx(float(without) + 0.5 * stats["kl_reference"], rel=1e-5)
+    assert loss.item() == pytest.approx(without.item() + 0.5 * stats["kl_reference"], rel=1e-5)
 
 
 def test_what_cannot_be_is_refused():

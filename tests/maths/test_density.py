@@ -140,12 +140,9 @@ def test_the_normalised_ratio_has_no_bias_where_the_log_ratio_has_one(shift):
 
 
 def test_the_normalised_ratios_spread_for_one_move_of_the_mean_does_not_know_the_std():
-    spreads = []
-    for std in (0.01, 0.5):
-        spreads.append(
-            normalised_log_ratio(*drawn(std, 0.02 / std)).std().item()
-        )  # the mean moves as far in both
-    assert spreads[0] == pytest.approx(spreads[1], rel=1e-9)
+    moved = 0.02  # as far in both
+    spreads = [normalised_log_ratio(*drawn(std, moved / std)).std().item() for std in (0.01, 0.5)]
+    assert spreads[0] == pytest.approx(spreads[1], rel=1e-6)
 
 
 def test_the_normalised_ratio_is_the_papers():
