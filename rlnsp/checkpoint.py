@@ -19,12 +19,7 @@ from rlnsp.ema import EMA
 from rlnsp.protocols import Policy
 from rlnsp.settings import ConfigError
 
-STATE, TRAINED, AVERAGE, OPTIMISER = (
-    "state.json",
-    "trained.safetensors",
-    "ema.safetensors",
-    "optimizer.safetensors",
-)
+STATE, TRAINED, OPTIMISER = "state.json", "trained.safetensors", "optimizer.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +29,14 @@ class Trained:
     policy: Policy
     optimizer: Optimizer
     ema: EMA | None
+    """What is evaluated and ships, where it is not the trained weights."""
+    old: EMA | None = None
+    """What samples, where it is not the trained weights."""
+
+    def averages(self) -> dict[str, EMA]:
+        """Those that are kept, each by the name of its file."""
+        found = {"ema.safetensors": self.ema, "old.safetensors": self.old}
+        return {name: average for name, average in found.items() if average is not None}
 
 
 def save(folder: Path, iteration: int, trained: Trained, record: Mapping[str, Any], keep_last: int) -> Path:
@@ -52,8 +55,8 @@ def save(folder: Path, iteration: int, trained: Trained, record: Mapping[str, An
     final, aside = folder / f"step-{iteration}", folder / f"step-{iteration}.partial"
     aside.mkdir()
     save_file(_weights(trained.policy), aside / TRAINED)
-    if trained.ema is not None:
-        save_file(trained.ema.average, aside / AVERAGE)
+    for name, average in trained.averages().items():
+        save_file(average.average, aside / name)
     state, rest = optimizer_state.flatten(trained.optimizer)
     save_file(state, aside / OPTIMISER, metadata={"rest": json.dumps(rest)})
     trained.policy.save_adapter(aside / "adapter")
@@ -97,13 +100,17 @@ def load(checkpoint: Path, trained: Trained) -> tuple[int, dict[str, Any]]:
             f"{checkpoint}: holds other trained weights than this policy (such as {different[0]}); "
             "resume with the run's own config"
         )
-    if trained.ema is not None and not (checkpoint / AVERAGE).is_file():
-        raise ConfigError(f"{checkpoint}: holds no moving average; resume with trainer.ema_decay=null")
+    for name in trained.averages():
+        if not (checkpoint / name).is_file():
+            raise ConfigError(
+                f"{checkpoint}: lacks {name}, an average of weights that the config asks for; resume with the "
+                "run's own trainer.ema_decay and algorithm"
+            )
     with torch.no_grad():
         for name, value in own.items():
             value.copy_(saved[name])
-    if trained.ema is not None:
-        trained.ema.load(load_file(checkpoint / AVERAGE), state["iteration"])
+    for name, average in trained.averages().items():
+        average.load(load_file(checkpoint / name), state["iteration"])
     with safe_open(checkpoint / OPTIMISER, framework="pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
         optimizer_state.restore(trained.optimizer, tensors, json.loads(file.metadata()["rest"]))

@@ -1,4 +1,4 @@
-"""Scores of whole groups -> transitions with advantages, for every algorithm that trains stochastic steps."""
+"""Scores of whole groups -> samples with advantages, and the transitions of those that are trained on."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -36,52 +36,63 @@ class Credit:
         for name in ("best_k", "worst_k"):
             require(getattr(self, name) >= 0, f"credit.{name} must be 0 or more; got {getattr(self, name)}")
 
-    def __call__(
-        self, trajectory: Trajectory, scores: Scores, sampler: SamplerConfig, *, keep_all: bool = False
-    ) -> tuple[Batch, Stats]:
-        """Give every trained step of a sample the sample's advantage over its group.
+    def __call__(self, scores: Scores, group: Tensor, *, keep_all: bool = False) -> "Credited":
+        """Measure every sample by its group.
+
+        Args:
+            scores: of whole groups.
+            group: (B,) long, the number of each sample's group.
+            keep_all: as of ``select``.
+        """
+        score, advantage = self._advantage(scores, group)
+        return self.select(score, advantage, group, keep_all=keep_all)
+
+    def select(
+        self, score: Tensor, advantage: Tensor, group: Tensor, *, keep_all: bool = False
+    ) -> "Credited":
+        """Choose what to train on.
 
         Samples that could not be scored leave their group.  Those of advantage exactly 0 add nothing to a
-        policy gradient, so they are left out of the batch, but not of ``total``, the count that the loss is
-        averaged over.
+        policy gradient, so they are left out, but not of ``total``.
 
         Args:
-            trajectory: whole groups.
-            scores: of its samples.
-            sampler: that made it.
-            keep_all: samples of advantage 0 too, for a loss that has other terms.
-        """
-        score, advantage = self._advantage(scores, trajectory.group)
-        return self.assign(trajectory, score, advantage, sampler, keep_all=keep_all)
-
-    def assign(
-        self,
-        trajectory: Trajectory,
-        score: Tensor,
-        advantage: Tensor,
-        sampler: SamplerConfig,
-        *,
-        keep_all: bool = False,
-    ) -> tuple[Batch, Stats]:
-        """As above, for advantages that are there already.
-
-        Args:
-            trajectory: B samples.
             score: (B,); NaN where a sample could not be scored.
             advantage: (B,).
-            sampler: that made it.
-            keep_all: samples of advantage 0 too.
+            group: (B,).
+            keep_all: samples of advantage 0 too, for a loss that has other terms.
         """
-        group = trajectory.group
         advantage = advantage.clamp(-self.advantage_clip, self.advantage_clip)
-        stats = _spread(score, advantage, group)
         taken = ~score.isnan()
         if self.best_k or self.worst_k:
             taken = best_and_worst(score, group, self.best_k, self.worst_k)
-        total = int(taken.sum()) * len(trajectory.sigma)
+        total = int(taken.sum())
         if not keep_all:
             taken = taken & (advantage != 0)
-        return _flatten(trajectory, advantage, self._shares(trajectory, sampler), taken, total), stats
+        stats = _spread(score, advantage, group)
+        return Credited(samples=taken.nonzero().flatten(), advantage=advantage, total=total, stats=stats)
+
+    def recorded_steps(self, trajectory: Trajectory, credited: "Credited", sampler: SamplerConfig) -> Batch:
+        """One row a trained step of each sample, a sample's steps in a row, each with its advantage.
+
+        Args:
+            trajectory: whole groups.
+            credited: its samples.
+            sampler: that made it.
+        """
+        samples, steps = credited.samples, len(trajectory.sigma)
+        rows = samples.repeat_interleave(steps)
+        shares = self._shares(trajectory, sampler)
+        return Batch(
+            x=trajectory.x[samples].flatten(0, 1),
+            x_next=trajectory.x_next[samples].flatten(0, 1),
+            rollout_mean=trajectory.mean[samples].flatten(0, 1),
+            sigma=trajectory.sigma.repeat(len(samples)),
+            sigma_next=trajectory.sigma_next.repeat(len(samples)),
+            advantage=credited.advantage[rows].to(trajectory.x) * shares.repeat(len(samples)),
+            condition=trajectory.condition,
+            scene=trajectory.group[rows],
+            total=credited.total * steps,
+        )
 
     def _advantage(self, scores: Scores, group: Tensor) -> tuple[Tensor, Tensor]:
         """One score a sample, NaN where there is none, and how far it is above its group."""
@@ -100,6 +111,20 @@ class Credit:
         return std / std.mean()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Credited:
+    """What to train on, before it is cut into transitions."""
+
+    samples: Tensor
+    """(K,) long, rising: which of the B samples."""
+    advantage: Tensor
+    """(B,), clipped; 0 where there is no score."""
+    total: int
+    """Samples that the loss is averaged over; above K where those without effect are left out."""
+    stats: Stats
+    """For the log."""
+
+
 def combined(scores: Scores, group: Tensor, aggregation: Combine) -> tuple[Tensor, Combine]:
     """One score a sample (B,), and how it was made: of one reward it is the weighted reward, as it came."""
     raw = torch.stack(list(scores.raw.values()))
@@ -116,20 +141,3 @@ def _spread(score: Tensor, advantage: Tensor, group: Tensor) -> Stats:
         "zero_variance_groups": sum(flat) / len(flat),
         "advantage_std": float(scored.std(correction=0)) if len(scored) else 0.0,
     }
-
-
-def _flatten(trajectory: Trajectory, advantage: Tensor, shares: Tensor, taken: Tensor, total: int) -> Batch:
-    """One row a trained step of each taken sample, a sample's steps in a row."""
-    samples, steps = taken.nonzero().flatten(), len(trajectory.sigma)
-    rows = samples.repeat_interleave(steps)
-    return Batch(
-        x=trajectory.x[samples].flatten(0, 1),
-        x_next=trajectory.x_next[samples].flatten(0, 1),
-        rollout_mean=trajectory.mean[samples].flatten(0, 1),
-        sigma=trajectory.sigma.repeat(len(samples)),
-        sigma_next=trajectory.sigma_next.repeat(len(samples)),
-        advantage=advantage[rows].to(trajectory.x) * shares.repeat(len(samples)),
-        condition=trajectory.condition,
-        scene=trajectory.group[rows],
-        total=total,
-    )

@@ -25,10 +25,11 @@ class EMA:
         self.updates = 0
         self.average = {name: value.detach().float().clone() for name, value in self.parameters.items()}
 
-    def update(self) -> None:
-        """Move the average towards the weights as they are."""
+    def update(self, decay: float | None = None) -> None:
+        """Move the average towards the weights as they are; ``decay`` replaces the own one, this once."""
         n = self.updates
-        decay = min(self.decay, (n + 1) / (n + 10)) if self.warmup else self.decay
+        if decay is None:
+            decay = min(self.decay, (n + 1) / (n + 10)) if self.warmup else self.decay
         self.updates += 1
         with torch.no_grad():
             for name, value in self.parameters.items():
@@ -39,6 +40,10 @@ class EMA:
         self.updates = updates
         for name, value in average.items():
             self.average[name].copy_(value)
+
+    def is_live(self) -> bool:
+        """True where the average is the weights as they are, to the bit."""
+        return all(torch.equal(self.average[name], value) for name, value in self.parameters.items())
 
     def put(self) -> None:
         """Give the model the averaged weights for good."""

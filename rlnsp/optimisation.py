@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,9 +11,9 @@ from torch.nn import Parameter
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 from torch.optim import AdamW
 
+from rlnsp.ema import EMA
 from rlnsp.protocols import Algorithm, Policy, Stats
-from rlnsp.rollout import replay_guidance_scale, transition
-from rlnsp.settings import SamplerConfig, TrainerConfig, require
+from rlnsp.settings import TrainerConfig, require
 from rlnsp.types import Batch, Scene
 
 
@@ -42,8 +43,9 @@ class Optimisation:
     policy: Policy
     algorithm: Algorithm
     optimizer: AdamW
-    sampler: SamplerConfig
     config: TrainerConfig
+    old: EMA | None = None
+    """The weights that sampled, where they are not the trained ones."""
 
     def __call__(self, batch: Batch, scenes: Sequence[Scene], *, prove: bool = False) -> Stats:
         """``updates_per_rollout`` optimiser steps on a batch; an empty batch's steps have gradient zero.
@@ -51,22 +53,24 @@ class Optimisation:
         Args:
             batch: all transitions of the iteration.
             scenes: of the iteration, one for each row of the batch's condition.
-            prove: score the batch as it was sampled first, and raise unless the first ratio is exactly 1, a
-                gradient arrives and the step changes a weight.
+            prove: score the batch as it was sampled first, and raise unless the first ratio is exactly 1 (or
+                the first velocity that of the policy that sampled), a gradient arrives and the step changes
+                a weight.
 
         Raises:
             TrainingFailed: one of those; or the gradient is not finite.
         """
         parameters = dict(self.policy.named_trainable())
-        if prove or self.config.updates_per_rollout > 1:
-            batch = self._with_old_means(batch, scenes)
+        if prove or self.old or self.config.updates_per_rollout > 1:
+            batch = self._with_anchors(batch, scenes)
         stats: Stats = {}
         for update in range(self.config.updates_per_rollout):
             proving = prove and not update
             before = {name: value.detach().clone() for name, value in parameters.items()} if proving else {}
             stats = self._accumulate(batch, scenes, parameters)
             if proving:
-                _prove_ratio(stats)
+                if self.old is None or self.old.is_live():
+                    _prove_nothing_moved(stats)
                 _prove_gradient(parameters)
             norm = float(clip_grad_norm_(parameters.values(), self.config.max_grad_norm))
             if norm != norm or norm == float("inf"):
@@ -94,19 +98,15 @@ class Optimisation:
             merge.add({"loss": float(loss.detach()), **stats}, len(part))
         return merge.result()
 
-    def _with_old_means(self, batch: Batch, scenes: Sequence[Scene]) -> Batch:
+    def _with_anchors(self, batch: Batch, scenes: Sequence[Scene]) -> Batch:
         """Replay the batch in the very pieces that it is trained in: kernels round by shape."""
-        means = []
-        scale = replay_guidance_scale(self.sampler)
-        for part in batch.split(self.config.micro_batch_size):
-            part = present(self.policy, part, scenes)
-            condition = part.condition.take(part.scene)
-            # With gradient on, since some kernels are chosen by it; the graph is dropped at once.
-            mean, _ = transition(
-                self.policy, part.x, part.sigma, part.sigma_next, condition, self.sampler, scale
-            )
-            means.append(mean.detach())
-        return replace(batch, old_mean=torch.cat(means)) if means else batch
+        anchors = []
+        with self.old.applied() if self.old else nullcontext():
+            for part in batch.split(self.config.micro_batch_size):
+                # With gradient on, since some kernels are chosen by it; the graph is dropped at once.
+                anchor = self.algorithm.anchor(self.policy, present(self.policy, part, scenes))
+                anchors.append(anchor.detach())
+        return replace(batch, anchor=torch.cat(anchors)) if anchors else batch
 
 
 def present(policy: Policy, part: Batch, scenes: Sequence[Scene]) -> Batch:
@@ -140,12 +140,19 @@ class _Merge:
         return {name: total / self.counts[name] for name, total in self.sums.items()} | self.maxima
 
 
-def _prove_ratio(stats: Stats) -> None:
+def _prove_nothing_moved(stats: Stats) -> None:
+    cure = (
+        "the same weights saw the same latents twice. Something in the policy is random or keeps state: "
+        "put it in eval mode, and turn off dropout, random kernels and caches that change"
+    )
     if stats.get("log_ratio_max"):
         raise TrainingFailed(
-            f"before any update the ratio is not 1: max |log-ratio| is {stats['log_ratio_max']:.3g}, where "
-            "the same weights scored the same steps twice. Something in the policy is random or keeps state: "
-            "put it in eval mode, and turn off dropout, random kernels and caches that change"
+            f"before any update the ratio is not 1: max |log-ratio| is {stats['log_ratio_max']:.3g}, where {cure}"
+        )
+    if stats.get("velocity_change_max"):
+        raise TrainingFailed(
+            f"before any update the velocity differs by {stats['velocity_change_max']:.3g} from that of the "
+            f"policy that sampled, where {cure}"
         )
 
 

@@ -83,8 +83,21 @@ class Algorithm(Protocol):
         """The transitions to train on, each with its advantage, and what to log of it."""
         ...
 
+    def anchor(self, policy: Policy, batch: Batch) -> Tensor:
+        """(T, N, C): what ``loss`` measures the policy's movement from, of the policy that sampled."""
+        ...
+
     def loss(self, policy: Policy, batch: Batch) -> tuple[Tensor, Stats]:
         """The mean loss over the transitions of a micro-batch, and what to log of it."""
+        ...
+
+
+@runtime_checkable
+class SamplesWithAverage(Protocol):
+    """What an algorithm adds whose samples, and anchors, are those of an average of the weights."""
+
+    def decay(self, iteration: int) -> float:
+        """Of the average, after ``iteration``; 0: the weights as they are."""
         ...
 
 

@@ -26,19 +26,18 @@ class Replay:
     """(T,) fp32, mean over latent dimensions, with gradient."""
 
 
+def gaussians(policy: Policy, batch: Batch, sampler: SamplerConfig) -> tuple[Tensor, Tensor]:
+    """Mean (T, N, C) and std (T, 1, 1) of the steps of ``batch``, as ``sampler`` makes them."""
+    condition = batch.condition.take(batch.scene)
+    scale = replay_guidance_scale(sampler)
+    return transition(policy, batch.x, batch.sigma, batch.sigma_next, condition, sampler, scale)
+
+
 def replay(policy: Policy, batch: Batch, sampler: SamplerConfig) -> Replay:
     """Score the steps of ``batch`` as ``sampler`` made them."""
-    mean, std = transition(
-        policy,
-        batch.x,
-        batch.sigma,
-        batch.sigma_next,
-        batch.condition.take(batch.scene),
-        sampler,
-        replay_guidance_scale(sampler),
-    )
+    mean, std = gaussians(policy, batch, sampler)
     # With one update a rollout the old mean is the current one: no second forward is needed.
-    old_mean = mean.detach() if batch.old_mean is None else batch.old_mean
+    old_mean = mean.detach() if batch.anchor is None else batch.anchor
     log_ratio = mean_log_ratio(batch.x_next, mean, old_mean, std)
     return Replay(mean=mean, std=std, old_mean=old_mean, log_ratio=log_ratio)
 
@@ -61,6 +60,7 @@ def movement(batch: Batch, steps: Replay, stopped: Tensor) -> dict[str, Tensor]:
         stopped: (T,) bool; the steps that a clip or mask keeps from having a gradient.
     """
     log_ratio, mean = steps.log_ratio.detach(), steps.mean.detach()
+    assert batch.rollout_mean is not None, "recorded steps have one"
     drift = mean_log_ratio(batch.x_next, mean, batch.rollout_mean, steps.std)
     return {
         "ratio": log_ratio.exp().mean(),

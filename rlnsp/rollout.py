@@ -105,6 +105,8 @@ def rollout(
         mean=torch.stack(walk.means, 1),
         sigma=sigmas[trained].to(walk.x),
         sigma_next=sigmas[[number + 1 for number in trained]].to(walk.x),
+        levels=sigmas[:-1].to(walk.x),
+        randomness=randomness,
     )
 
 

@@ -21,7 +21,7 @@ from rlnsp.opening import open_policy
 from rlnsp.optimisation import Optimisation, TrainingFailed, make_optimizer
 from rlnsp.precision import in_precision
 from rlnsp.progress import Display, Line, before_after_table
-from rlnsp.protocols import Algorithm, Policy, Stateful
+from rlnsp.protocols import Algorithm, Policy, SamplesWithAverage, Stateful
 from rlnsp.randomness import Randomness
 from rlnsp.rollout import rollout
 from rlnsp.rundir import RunFolder
@@ -82,16 +82,14 @@ class Run:
         self.heldout = heldout_scenes(config.data, config.evaluation.num_scenes, config.evaluation.seed)
         check_scenes(rewards, [*pool, *self.heldout])
         trainer = config.trainer
-        self.optimise = Optimisation(
-            policy=self.policy,
-            algorithm=algorithm,
-            optimizer=make_optimizer(self.policy, trainer),
-            sampler=config.sampler,
-            config=trainer,
-        )
+        optimizer = make_optimizer(self.policy, trainer)
         trained = dict(self.policy.named_trainable())
         self.ema = EMA(trained, trainer.ema_decay) if trainer.ema_decay else None
-        self.trained = Trained(policy=self.policy, optimizer=self.optimise.optimizer, ema=self.ema)
+        self.old = EMA(trained, decay=0.0) if isinstance(algorithm, SamplesWithAverage) else None
+        self.optimise = Optimisation(
+            policy=self.policy, algorithm=algorithm, optimizer=optimizer, config=trainer, old=self.old
+        )
+        self.trained = Trained(policy=self.policy, optimizer=optimizer, ema=self.ema, old=self.old)
         self.accelerator = Accelerator(
             cpu=next(iter(trained.values())).device.type == "cpu",
             log_with="tensorboard",
@@ -171,14 +169,15 @@ class Run:
         trainer = self.config.trainer
         clock = _Clock()
         scenes = self.scenes(iteration)
-        trajectory = rollout(
-            self.policy,
-            scenes,
-            self.config.sampler,
-            trainer.group_size,
-            Randomness(seed=self.config.seed, rank=self.accelerator.process_index, iteration=iteration),
-            chunk_size=trainer.micro_batch_size,
-        )
+        with self.old.applied() if self.old else nullcontext():
+            trajectory = rollout(
+                self.policy,
+                scenes,
+                self.config.sampler,
+                trainer.group_size,
+                Randomness(seed=self.config.seed, rank=self.accelerator.process_index, iteration=iteration),
+                chunk_size=trainer.micro_batch_size,
+            )
         clock.lap("rollout")
         scores = score(self.rewards, trajectory.samples, trainer.max_drop_share)
         clock.lap("score")
@@ -188,6 +187,8 @@ class Run:
             loss_stats = self.optimise(batch, scenes, prove=prove)
             if self.ema:
                 self.ema.update()
+            if isinstance(self.algorithm, SamplesWithAverage) and self.old:
+                self.old.update(self.algorithm.decay(iteration))
             self.proved = self.proved or prove
             clock.lap("optimise")
         counts = {"samples": len(trajectory.samples), "transitions": len(batch)}

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+    from rlnsp.randomness import Randomness
+
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
@@ -106,6 +108,10 @@ class Trajectory:
     """(S,) fp32."""
     sigma_next: Tensor
     """(S,) fp32."""
+    levels: Tensor
+    """(num_steps,) fp32; the sigma before each step of the schedule, trained or not."""
+    randomness: Randomness
+    """Of the iteration; streams that the rollout did not use are free."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,14 +133,16 @@ class Scores:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Credited transitions, flat over samples and trained steps: what a loss sees."""
+    """Credited transitions, flat over samples and trained steps: what a loss sees.
+
+    Losses on the forward process have transitions that no policy drew: ``x`` is a finished sample noised
+    anew, ``x_next`` the sample itself, at ``sigma_next`` 0.
+    """
 
     x: Tensor
     """(T, N, C) fp32."""
     x_next: Tensor
     """(T, N, C) fp32."""
-    rollout_mean: Tensor
-    """(T, N, C) fp32; see ``Trajectory.mean``."""
     sigma: Tensor
     """(T,)."""
     sigma_next: Tensor
@@ -149,8 +157,11 @@ class Batch:
     """Transitions that the loss is averaged over; above ``len`` where those without effect are left out."""
     reference_condition: Condition | None = None
     """As ``condition``, by the policy before RL.  None: the same, since RL does not change what encodes."""
-    old_mean: Tensor | None = None
-    """(T, N, C) fp32; the old policy's mean, replayed at the training geometry.  None: the current one's."""
+    rollout_mean: Tensor | None = None
+    """(T, N, C) fp32; see ``Trajectory.mean``."""
+    anchor: Tensor | None = None
+    """(T, N, C) fp32; what ``Algorithm.anchor`` says of the policy that sampled, at the training geometry.
+    None: that of the policy as it is."""
 
     def __len__(self) -> int:
         return len(self.sigma)

@@ -88,7 +88,7 @@ def test_a_checkpoint_of_another_policy_is_refused(tmp_path):
 
 def test_a_checkpoint_without_an_average_is_refused_where_one_is_kept(tmp_path):
     path = save(tmp_path, 1, trained(ema=False), {}, keep_last=1)
-    with pytest.raises(ConfigError, match="no moving average"):
+    with pytest.raises(ConfigError, match="lacks ema.safetensors"):
         checkpoint.load(path, trained())
 
 

@@ -19,8 +19,10 @@ def test_steps_share_the_advantage_in_proportion_to_their_noise(rule):
     policy = ToyPolicy(ToyPolicy.Config())
     trajectory = rollout(policy, SCENES, sampler, 2, Randomness(seed=0), chunk_size=8)
     scores = Scores(raw={"r": torch.tensor([0.0, 1.0, 3.0, 1.0])}, weights={"r": 1.0})
-    equal, _ = Credit()(trajectory, scores, sampler)
-    noise, _ = Credit(steps="noise")(trajectory, scores, sampler)
+    equal, noise = (
+        credit.recorded_steps(trajectory, credit(scores, trajectory.group), sampler)
+        for credit in (Credit(), Credit(steps="noise"))
+    )
     sigmas, x = policy.sigmas(6), torch.zeros(4, 1, 1)
     _, std = step(rule, x, x, sigmas[:4], sigmas[1:5], 0.7, 0.3)
     shares = std.flatten() / std.mean()

@@ -48,7 +48,6 @@ class Setup:
             policy=self.policy,
             algorithm=self.algorithm,
             optimizer=self.optimizer,
-            sampler=SAMPLER,
             config=self.config,
         )
 

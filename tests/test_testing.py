@@ -119,6 +119,9 @@ class Wrong:
     def credit(self, trajectory, scores):
         return self.methods.get("credit", lambda g, t, s: g.credit(t, s))(self.grpo, trajectory, scores)
 
+    def anchor(self, policy, batch):
+        return self.methods.get("anchor", lambda g, p, b: g.anchor(p, b))(self.grpo, policy, batch)
+
     def loss(self, policy, batch):
         return self.methods.get("loss", lambda g, p, b: g.loss(p, b))(self.grpo, policy, batch)
 
@@ -135,7 +138,12 @@ def keeps_nan(grpo, trajectory, scores):
 
 @pytest.mark.parametrize(
     ("methods", "says"),
-    [({"loss": detached}, "reaches the policy"), ({"credit": keeps_nan}, "not spread NaN")],
+    [
+        ({"loss": detached}, "reaches the policy"),
+        ({"credit": keeps_nan}, "not spread NaN"),
+        ({"anchor": lambda g, p, b: g.anchor(p, b).mean(2)}, "the latents' shape"),
+        ({"anchor": lambda g, p, b: g.anchor(p, b).bfloat16()}, "anchor must be fp32"),
+    ],
 )
 def test_an_algorithm_that_breaks_the_seam_is_told_how(methods, says):
     check_algorithm(lambda sampler: Wrong(sampler))

@@ -52,7 +52,7 @@ def toy(tmp_path):
     """A config of a run that takes a second."""
     (tmp_path / "mine.py").write_text(REWARDS)
 
-    def config(reward="brightness", weight=1.0, seed=0, evaluation=None, **trainer):
+    def config(reward="brightness", weight=1.0, seed=0, evaluation=None, algorithm="grpo", **trainer):
         settings = {
             "num_iterations": 4,
             "scenes_per_iteration": 2,
@@ -64,7 +64,7 @@ def toy(tmp_path):
             seed=seed,
             policy=Slot(use="rlnsp.testing:ToyPolicy"),
             rewards={"mine": RewardSlot(use=f"{tmp_path / 'mine.py'}:{reward}", weight=weight)},
-            algorithm=Slot(use="rlnsp.algorithms.grpo:GRPO"),
+            algorithm=Slot(use=algorithm),
             sampler=SamplerConfig(num_steps=5, window=WindowConfig(start=0, size=2)),
             trainer=TrainerConfig(**{**settings, **trainer}),
             evaluation=evaluation or EvaluationConfig(num_scenes=8, bootstrap=100),
@@ -144,13 +144,36 @@ def test_metrics_have_what_must_always_be_logged(toy, tmp_path):
     assert line["log_ratio_max"] == 0
 
 
-@pytest.mark.parametrize("settings", [{}, {"ema_decay": 0.5, "updates_per_rollout": 2, "precision": "bf16"}])
+ALGORITHMS = ("ddpo", "grpo", "grpo_guard", "flow_dppo", "nft", "awm")
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS[:1] + ALGORITHMS[2:])
+def test_every_algorithm_learns_what_is_rewarded(toy, tmp_path, algorithm):
+    config = toy(algorithm=algorithm, num_iterations=20, scenes_per_iteration=4, save_every=0)
+    assert train(config, tmp_path / "run") == 0
+    heldout = summary_of(tmp_path / "run")["heldout"]
+    assert heldout["difference"] > 0.05
+    assert min(heldout["difference_ci95"]) > 0
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"ema_decay": 0.5, "updates_per_rollout": 2, "precision": "bf16"},
+        {"algorithm": "ddpo"},
+        {"algorithm": "nft", "updates_per_rollout": 2},
+    ],
+)
 def test_two_and_two_iterations_are_four_bit_for_bit(toy, tmp_path, settings):
     straight, halves = tmp_path / "straight", tmp_path / "halves"
     train(toy(**settings), straight)
     train(toy(**settings, num_iterations=2), halves)
     assert train(toy(**settings), halves, resume=True) == 0
-    for name in ["trained.safetensors", *(["ema.safetensors"] if settings else [])]:
+    names = {path.name for path in (straight / "checkpoints" / "step-4").glob("*.safetensors")}
+    assert ("ema.safetensors" in names) == ("ema_decay" in settings)
+    assert ("old.safetensors" in names) == (settings.get("algorithm") == "nft")
+    for name in names:
         one, other = (load_file(run / "checkpoints" / "step-4" / name) for run in (straight, halves))
         assert all(one[key].equal(other[key]) for key in one)
     wanted = [line for line in numbers(metrics_of(straight)) if "reward" in line]

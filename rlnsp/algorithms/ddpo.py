@@ -10,7 +10,7 @@ from torch import Tensor
 from rlnsp.credit import Credit, combined
 from rlnsp.maths.policy_gradient import clipped_surrogate, past_clip, reinforce, standardise
 from rlnsp.protocols import Policy, Stats
-from rlnsp.replay import movement, numbers, reference_divergence, replay
+from rlnsp.replay import gaussians, movement, numbers, reference_divergence, replay
 from rlnsp.settings import SamplerConfig, require, require_stochastic
 from rlnsp.types import Batch, Scores, Trajectory
 
@@ -55,9 +55,14 @@ class DDPO:
         # Terms of several rewards are summed as they came: a history is of scores, not of ranks in a group.
         score, _ = combined(scores, trajectory.group, "sum_then_normalize")
         advantage = self._advantage([sample.scene.id for sample in trajectory.samples], score)
-        return self.config.credit.assign(
-            trajectory, score, advantage, self.sampler, keep_all=self.config.kl_coefficient > 0
+        credited = self.config.credit.select(
+            score, advantage, trajectory.group, keep_all=self.config.kl_coefficient > 0
         )
+        return self.config.credit.recorded_steps(trajectory, credited, self.sampler), credited.stats
+
+    def anchor(self, policy: Policy, batch: Batch) -> Tensor:
+        """The steps' means (T, N, C)."""
+        return gaussians(policy, batch, self.sampler)[0]
 
     def loss(self, policy: Policy, batch: Batch) -> tuple[Tensor, Stats]:
         """The estimator's loss, plus the divergence from the reference where it has a coefficient."""

@@ -8,7 +8,7 @@ from rlnsp.credit import Credit
 from rlnsp.maths.density import kl_to_reference
 from rlnsp.maths.policy_gradient import masked_surrogate
 from rlnsp.protocols import Policy, Stats
-from rlnsp.replay import movement, numbers, reference_divergence, replay
+from rlnsp.replay import gaussians, movement, numbers, reference_divergence, replay
 from rlnsp.settings import SamplerConfig, require, require_stochastic
 from rlnsp.types import Batch, Scores, Trajectory
 
@@ -36,7 +36,12 @@ class FlowDPPO:
 
     def credit(self, trajectory: Trajectory, scores: Scores) -> tuple[Batch, Stats]:
         """Every trained step of a sample gets the sample's advantage over its group."""
-        return self.config.credit(trajectory, scores, self.sampler, keep_all=self.config.kl_coefficient > 0)
+        credited = self.config.credit(scores, trajectory.group, keep_all=self.config.kl_coefficient > 0)
+        return self.config.credit.recorded_steps(trajectory, credited, self.sampler), credited.stats
+
+    def anchor(self, policy: Policy, batch: Batch) -> Tensor:
+        """The steps' means (T, N, C)."""
+        return gaussians(policy, batch, self.sampler)[0]
 
     def loss(self, policy: Policy, batch: Batch) -> tuple[Tensor, Stats]:
         """The masked surrogate, plus the divergence from the reference where it has a coefficient."""

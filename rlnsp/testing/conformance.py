@@ -153,6 +153,13 @@ def check_algorithm(
     )
     _assert_numbers(stats, "credit")
 
+    with torch.no_grad():
+        anchor = algorithm.anchor(policy, present(policy, batch, scenes))
+    assert anchor.shape == batch.x.shape, (
+        f"anchor must have the latents' shape {tuple(batch.x.shape)}; got {tuple(anchor.shape)}"
+    )
+    assert anchor.dtype == torch.float32, f"anchor must be fp32; got {anchor.dtype}"
+
     loss, stats = algorithm.loss(policy, present(policy, batch, scenes))
     assert loss.ndim == 0, f"loss must be one number; got shape {tuple(loss.shape)}"
     assert loss.dtype == torch.float32, f"loss must be fp32; got {loss.dtype}"

@@ -47,4 +47,4 @@ def off_policy(algorithm, policy, by=0.1):
     """A batch of all transitions, whose old means are those of the policy before it moved."""
     batch, _ = algorithm.credit(trajectory(policy), scores(0.0, 1.0, 2.0, 5.0, 5.0, 8.0))
     moved(policy, by)
-    return replace(batch, old_mean=batch.rollout_mean)
+    return replace(batch, anchor=batch.rollout_mean)

@@ -118,7 +118,7 @@ def test_the_first_gradient_is_that_of_reinforce():
 def test_a_ratio_beyond_the_clip_in_the_advantages_direction_has_no_gradient():
     policy = ToyPolicy(ToyPolicy.Config())
     batch, _ = grpo(kl_coefficient=0.1).credit(trajectory(policy), scores(0.0, 1.0, 2.0, 5.0, 5.0, 8.0))
-    batch = replace(batch, old_mean=batch.rollout_mean)
+    batch = replace(batch, anchor=batch.rollout_mean)
     moved(policy)
     loss, stats = grpo(clip=0.9).loss(policy, batch)
     assert stats["log_ratio_max"] > 1e-3
@@ -137,7 +137,7 @@ def test_a_clip_in_nats_is_that_of_the_joint_density():
     # D is 32 tokens of 3 channels.
     policy = ToyPolicy(ToyPolicy.Config())
     batch, _ = grpo(kl_coefficient=0.1).credit(trajectory(policy), scores(0.0, 1.0, 2.0, 5.0, 5.0, 8.0))
-    batch = replace(batch, old_mean=batch.rollout_mean)
+    batch = replace(batch, anchor=batch.rollout_mean)
     moved(policy)
     in_nats, as_mean = grpo(clip_nats=0.48).loss(policy, batch), grpo(clip=0.48 / 96).loss(policy, batch)
     assert in_nats[1] == as_mean[1]
