@@ -48,7 +48,7 @@ class Optimisation:
     """The weights that sampled, where they are not the trained ones."""
 
     def __call__(self, batch: Batch, scenes: Sequence[Scene], *, prove: bool = False) -> Stats:
-        """``updates_per_rollout`` optimiser steps on a batch; an empty batch's steps have gradient zero.
+        """``updates_per_rollout`` times ``minibatches`` optimiser steps; empty ones have gradient zero.
 
         Args:
             batch: all transitions of the iteration.
@@ -60,32 +60,39 @@ class Optimisation:
         Raises:
             TrainingFailed: one of those; or the gradient is not finite.
         """
-        parameters = dict(self.policy.named_trainable())
-        if prove or self.old or self.config.updates_per_rollout > 1:
+        several = self.config.updates_per_rollout * self.config.minibatches > 1
+        if prove or self.old or several:
             batch = self._with_anchors(batch, scenes)
         stats: Stats = {}
         for update in range(self.config.updates_per_rollout):
-            proving = prove and not update
-            before = {name: value.detach().clone() for name, value in parameters.items()} if proving else {}
-            stats = self._accumulate(batch, scenes, parameters)
-            if proving:
-                if self.old is None or self.old.is_live():
-                    _prove_nothing_moved(stats)
-                _prove_gradient(parameters)
-            norm = float(clip_grad_norm_(parameters.values(), self.config.max_grad_norm))
-            if norm != norm or norm == float("inf"):
-                raise TrainingFailed(
-                    f"the gradient is not finite, {_first_not_finite(parameters)}; nothing was updated"
-                )
-            self.optimizer.step()
-            if proving and all(torch.equal(before[name], value) for name, value in parameters.items()):
-                raise TrainingFailed(
-                    "the optimiser's step changed no weight: trainer.learning_rate "
-                    f"{self.config.learning_rate:g} is too small for the weights' precision; raise it, or "
-                    "keep trained weights in fp32"
-                )
-            stats = {**stats, "grad_norm": norm}
+            merge = _Merge()
+            for number, part in enumerate(batch.divide(self.config.minibatches)):
+                merge.add(self._update(part, scenes, proving=prove and not update + number), part.total)
+            stats = merge.result()
         return stats
+
+    def _update(self, batch: Batch, scenes: Sequence[Scene], *, proving: bool) -> Stats:
+        """One optimiser step."""
+        parameters = dict(self.policy.named_trainable())
+        before = {name: value.detach().clone() for name, value in parameters.items()} if proving else {}
+        stats = self._accumulate(batch, scenes, parameters)
+        if proving and len(batch):
+            if self.old is None or self.old.is_live():
+                _prove_nothing_moved(stats)
+            _prove_gradient(parameters)
+        norm = float(clip_grad_norm_(parameters.values(), self.config.max_grad_norm))
+        if norm != norm or norm == float("inf"):
+            raise TrainingFailed(
+                f"the gradient is not finite, {_first_not_finite(parameters)}; nothing was updated"
+            )
+        self.optimizer.step()
+        if proving and all(torch.equal(before[name], value) for name, value in parameters.items()):
+            raise TrainingFailed(
+                "the optimiser's step changed no weight: trainer.learning_rate "
+                f"{self.config.learning_rate:g} is too small for the weights' precision; raise it, or "
+                "keep trained weights in fp32"
+            )
+        return {**stats, "grad_norm": norm}
 
     def _accumulate(self, batch: Batch, scenes: Sequence[Scene], parameters: dict[str, Parameter]) -> Stats:
         """Leave the whole batch's gradient in the parameters."""

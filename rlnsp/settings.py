@@ -153,6 +153,9 @@ class TrainerConfig:
     micro_batch_size: int = 96
     """Transitions per device and backward pass; changes memory and speed, not the result."""
     updates_per_rollout: int = 1
+    """Passes over an iteration's transitions."""
+    minibatches: int = 1
+    """Optimiser steps of a pass, each on as many of the iteration's groups."""
     ema_decay: float | None = None
     """Of the trained weights, per iteration; None: no average is kept."""
     save_every: int = 50
@@ -167,10 +170,21 @@ class TrainerConfig:
             self.group_size >= 2,
             f"trainer.group_size must be at least 2 to give a baseline; got {self.group_size}",
         )
-        at_least_one = ("scenes_per_iteration", "micro_batch_size", "updates_per_rollout", "keep_last")
+        at_least_one = (
+            "scenes_per_iteration",
+            "micro_batch_size",
+            "updates_per_rollout",
+            "minibatches",
+            "keep_last",
+        )
         for name in at_least_one:
             value = getattr(self, name)
             require(value >= 1, f"trainer.{name} must be at least 1; got {value}")
+        require(
+            self.minibatches <= self.scenes_per_iteration,
+            "trainer.minibatches must be at most scenes_per_iteration, since a group is never split; got "
+            f"{self.minibatches} for {self.scenes_per_iteration}",
+        )
         for name in ("num_iterations", "save_every", "weight_decay"):
             value = getattr(self, name)
             require(value >= 0, f"trainer.{name} must be 0 or more; got {value}")

@@ -266,7 +266,7 @@ class Run:
             f"{trainer.scenes_per_iteration} scenes x {trainer.group_size} samples; "
             f"held out: {len(self.heldout)} scenes; run folder: {self.folder.path}"
         )
-        if trainer.updates_per_rollout == 1:
+        if trainer.updates_per_rollout * trainer.minibatches == 1 and self.old is None:
             self.display.say(
                 "one update a rollout: the ratio is 1 throughout and the clip cannot act, as it should be"
             )

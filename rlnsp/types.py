@@ -167,12 +167,21 @@ class Batch:
         return len(self.sigma)
 
     def take(self, index: Any) -> Batch:
-        """The transitions at ``index``, a slice or a long tensor."""
+        """The transitions at ``index``: a slice, a long tensor or a mask."""
         shared = {"condition", "reference_condition", "total"}
         rows = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in shared}
         return replace(
             self, **{name: None if value is None else value[index] for name, value in rows.items()}
         )
+
+    def divide(self, parts: int) -> Iterator[Batch]:
+        """Whole groups, an equal number in each part where that is possible; a part may have no rows."""
+        groups = len(self.condition.mask)
+        for part in range(parts):
+            start, end = (groups * edge // parts for edge in (part, part + 1))
+            rows = (self.scene >= start) & (self.scene < end)
+            # A group has as many transitions as any other, those without effect included.
+            yield replace(self.take(rows), total=round(self.total * (end - start) / groups))
 
     def split(self, size: int) -> Iterator[Batch]:
         """Consecutive parts of at most ``size`` transitions."""

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -30,6 +32,14 @@ def test_steps_share_the_advantage_in_proportion_to_their_noise(rule):
     # What a sample learns in all stays the same.
     torch.testing.assert_close(noise.advantage.view(4, 4).mean(1), equal.advantage[::4])
     assert noise.total == equal.total == 16
+
+
+def test_a_sample_that_one_of_several_rewards_could_not_score_has_no_advantage():
+    raw = {"a": torch.tensor([math.nan, 1.0, 3.0]), "b": torch.tensor([1.0, 2.0, 9.0])}
+    credited = Credit()(Scores(raw=raw, weights={"a": 1.0, "b": 1.0}), torch.zeros(3).long(), keep_all=True)
+    assert credited.samples.tolist() == [1, 2]
+    assert credited.advantage.tolist() == [0, -1, 1]
+    assert credited.total == 2
 
 
 @pytest.mark.parametrize("settings", [{"best_k": -1}, {"worst_k": -1}, {"advantage_clip": 0.0}])

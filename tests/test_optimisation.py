@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from rlnsp.algorithms.grpo import GRPO
+from rlnsp.algorithms.nft import NFT
 from rlnsp.ema import EMA
 from rlnsp.optimisation import Optimisation, TrainingFailed, make_optimizer, present
 from rlnsp.precision import in_precision
@@ -73,6 +74,52 @@ def test_the_first_ratio_is_exactly_one_whatever_the_geometry(precision, micro_b
     stats = Setup(precision, micro_batch_size=micro_batch_size, train_encoder=train_encoder).step(prove=True)
     assert stats["log_ratio_max"] == 0
     assert stats["ratio"] == 1
+
+
+def test_minibatches_are_whole_groups_and_an_optimiser_step_each():
+    # A step on one group's transitions and then on the other's, each a mean over its own group.
+    setup, by_hand = Setup(minibatches=2), Setup()
+    stats = setup.step()
+    parts = [
+        replace(by_hand.batch.take(by_hand.batch.scene == group), total=by_hand.batch.total // 2)
+        for group in (0, 1)
+    ]
+    assert sum(map(len, parts)) == len(by_hand.batch)
+    told = []
+    for part in by_hand.optimise._with_anchors(by_hand.batch, SCENES).divide(2):
+        assert len(part.scene.unique()) == 1
+        told.append(by_hand.optimise(part, SCENES))
+    for name, value in by_hand.weights().items():
+        torch.testing.assert_close(setup.weights()[name], value)
+    assert stats["log_ratio_max"] == max(one["log_ratio_max"] for one in told) > 0
+
+
+def test_a_minibatch_whose_groups_have_no_difference_is_a_step_all_the_same():
+    setup = Setup(values=[0.0, 1.0, 3.0, 2.0, 2.0, 2.0], minibatches=2)
+    setup.step(prove=True)
+    assert {int(state["step"]) for state in setup.optimizer.state.values()} == {2}
+
+
+def test_the_anchor_is_that_of_the_weights_that_sampled():
+    setup = Setup(algorithm=NFT(NFT.Config(), SAMPLER))
+    setup.optimise = replace(setup.optimise, old=EMA(dict(setup.toy.named_trainable()), decay=0.5))
+    assert setup.step(prove=True)["velocity_change_max"] == 0
+    live = setup.weights()
+    assert setup.step(prove=True)["velocity_change_max"] > 0  # no proof: the weights have moved
+    assert any(not torch.equal(value, live[name]) for name, value in setup.toy.named_trainable())
+
+
+def test_a_velocity_that_is_not_repeated_stops_the_run():
+    setup = Setup(algorithm=NFT(NFT.Config(), SAMPLER))
+    velocity, calls = setup.toy.velocity, []
+
+    def drifting(*args):
+        calls.append(1)
+        return velocity(*args) + 1e-3 * len(calls)
+
+    setup.toy.velocity = drifting
+    with pytest.raises(TrainingFailed, match="before any update the velocity differs by"):
+        setup.step(prove=True)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -26,7 +26,8 @@ def test_grpo_keeps_to_the_seam():
 
 def test_every_step_of_a_sample_has_its_advantage_over_its_group():
     # Group 0 has scores 0, 1, 2: mean 1, population std sqrt(2/3).
-    batch, _ = grpo().credit(trajectory(), scores(0.0, 1.0, 2.0, 5.0, 5.0, 8.0))
+    batch, stats = grpo().credit(trajectory(), scores(0.0, 1.0, 2.0, 5.0, 5.0, 8.0))
+    assert stats["zero_variance_groups"] == 0
     a = 1 / math.sqrt(2 / 3)
     b = 1 / math.sqrt(2)
     expected = [-a, -a, a, a, -b, -b, -b, -b, 2 * b, 2 * b]  # the middle of group 0 has advantage 0
@@ -92,9 +93,10 @@ def test_of_one_reward_the_scale_is_what_was_asked_for_and_the_sign_that_of_its_
 def test_a_reward_of_weight_zero_has_no_say():
     values = (0.0, 1.0, 2.0, 5.0, 5.0, 8.0)
     both = replace(scores(*values, other=[math.nan] * 6), weights={"r": 1.0, "other": 0.0})
-    alone, _ = grpo().credit(trajectory(), scores(*values))
-    batch, _ = grpo().credit(trajectory(), both)
-    assert torch.equal(batch.advantage, alone.advantage)
+    for scale in ("group", "none"):
+        alone, _ = grpo({"scale": scale}).credit(trajectory(), scores(*values))
+        batch, _ = grpo({"scale": scale}).credit(trajectory(), both)
+        assert torch.equal(batch.advantage, alone.advantage)
 
 
 def test_the_first_gradient_is_that_of_reinforce():
@@ -131,6 +133,9 @@ def test_a_ratio_beyond_the_clip_in_the_advantages_direction_has_no_gradient():
         assert (largest(gradient(loss, policy)) == 0) == (stats["clip_fraction"] == 1)
         gains.append(stats["clip_fraction"])
     assert sorted(gains) == [0, 1]  # the ratio moved one way only
+    for row in range(6):  # to either side, the movement is a size
+        _, stats = grpo().loss(policy, batch.take(slice(row, row + 1)))
+        assert stats["log_ratio_max"] == pytest.approx(abs(math.log(stats["ratio"])), rel=1e-2)
 
 
 def test_a_clip_in_nats_is_that_of_the_joint_density():

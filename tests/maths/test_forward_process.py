@@ -68,6 +68,11 @@ def test_a_velocity_without_error_does_not_divide_by_zero():
     assert slope.isfinite().all()
 
 
+def test_an_error_of_exactly_nothing_is_a_loss_of_nothing():
+    nothing = torch.zeros(1, 3, 2)
+    assert nft_loss(nothing, nothing, nothing, nothing, torch.ones(1), torch.ones(1), 1.0).item() == 0
+
+
 def test_no_gradient_flows_through_the_normalisation_of_the_nft_loss():
     # Of one latent dimension |e|^2 / |e| would have a slope of 1; with w detached it is 2.
     x0 = torch.zeros(1, 1, 1)
@@ -114,7 +119,10 @@ def test_the_matching_log_ratio_has_the_matching_losss_gradient():
 def test_bf16_velocities_are_computed_with_in_fp32():
     x0, _, sigma, x, v, v_old = (t.bfloat16() for t in drawn())
     assert matching_log_ratio(v, v_old, x).dtype == torch.float32
-    assert nft_loss(v, v_old, x, x0, sigma, torch.ones(5), 1.0).dtype == torch.float32
+    loss = nft_loss(v, v_old, x, x0, sigma, torch.full((5,), 0.3), 0.7)
+    assert loss.dtype == torch.float32
+    wide = nft_loss(*(t.double() for t in (v, v_old, x, x0, sigma)), torch.full((5,), 0.3).double(), 0.7)
+    torch.testing.assert_close(loss.double(), wide, rtol=1e-5, atol=1e-5)
     wide = matching_log_ratio(v.double(), v_old.double(), x.double())
     torch.testing.assert_close(matching_log_ratio(v, v_old, x).double(), wide, rtol=1e-5, atol=1e-5)
     assert math.isfinite(optimality(torch.ones(1).bfloat16(), 3.0).item())
