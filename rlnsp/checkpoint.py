@@ -103,8 +103,8 @@ def load(checkpoint: Path, trained: Trained) -> tuple[int, dict[str, Any]]:
     for name in trained.averages():
         if not (checkpoint / name).is_file():
             raise ConfigError(
-                f"{checkpoint}: lacks {name}, an average of weights that the config asks for; resume with the "
-                "run's own trainer.ema_decay and algorithm"
+                f"{checkpoint}: lacks {name}, an average of weights that the config asks for; resume with "
+                "the run's own trainer.ema_decay and algorithm"
             )
     with torch.no_grad():
         for name, value in own.items():

@@ -1,4 +1,4 @@
-"""Finished samples noised anew: for algorithms that train on the forward process, whatever made the samples."""
+"""Finished samples noised anew: for training on the forward process, whatever made the samples."""
 
 import torch
 from torch import Tensor

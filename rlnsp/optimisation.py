@@ -154,7 +154,8 @@ def _prove_nothing_moved(stats: Stats) -> None:
     )
     if stats.get("log_ratio_max"):
         raise TrainingFailed(
-            f"before any update the ratio is not 1: max |log-ratio| is {stats['log_ratio_max']:.3g}, where {cure}"
+            f"before any update the ratio is not 1: max |log-ratio| is {stats['log_ratio_max']:.3g}, where "
+            + cure
         )
     if stats.get("velocity_change_max"):
         raise TrainingFailed(

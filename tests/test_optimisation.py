@@ -110,14 +110,14 @@ def test_the_anchor_is_that_of_the_weights_that_sampled():
 
 
 def test_a_velocity_that_is_not_repeated_stops_the_run():
-    setup = Setup(algorithm=NFT(NFT.Config(), SAMPLER))
-    velocity, calls = setup.toy.velocity, []
+    class Drifting(ToyPolicy):
+        calls = 0
 
-    def drifting(*args):
-        calls.append(1)
-        return velocity(*args) + 1e-3 * len(calls)
+        def velocity(self, x, sigma, condition, guidance_scale=1.0):
+            self.calls += 1
+            return super().velocity(x, sigma, condition, guidance_scale) + 1e-3 * self.calls
 
-    setup.toy.velocity = drifting
+    setup = Setup(algorithm=NFT(NFT.Config(), SAMPLER), policy=Drifting(ToyPolicy.Config()))
     with pytest.raises(TrainingFailed, match="before any update the velocity differs by"):
         setup.step(prove=True)
 

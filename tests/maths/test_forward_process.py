@@ -16,8 +16,9 @@ def drawn(batch=5, tokens=3, channels=2, dtype=torch.float64):
 
 
 @pytest.mark.parametrize(
-    ("advantage", "most", "r"), [(0.0, 5.0, 0.5), (5.0, 5.0, 1.0), (9.0, 5.0, 1.0), (-9.0, 5.0, 0.0), (1.0, 4.0, 0.625)]
-)  # fmt: skip
+    ("advantage", "most", "r"),
+    [(0.0, 5.0, 0.5), (5.0, 5.0, 1.0), (9.0, 5.0, 1.0), (-9.0, 5.0, 0.0), (1.0, 4.0, 0.625)],
+)
 def test_a_sample_is_as_good_as_its_advantage(advantage, most, r):
     assert optimality(torch.tensor([advantage]), most).item() == r
 
@@ -105,7 +106,9 @@ def test_the_matching_log_ratio_is_exactly_zero_where_nothing_moved_and_keeps_di
     target = torch.full_like(v, 100.0)
     assert not matching_log_ratio(v, v.clone(), target).any()
     exact = matching_log_ratio((v + 2**-18).double(), v.double(), target.double())
-    assert matching_log_ratio(v + 2**-18, v, target).double().sub(exact).abs().max() < 1e-3 * exact.abs().min()
+    assert (
+        matching_log_ratio(v + 2**-18, v, target).double().sub(exact).abs().max() < 1e-3 * exact.abs().min()
+    )
 
 
 def test_the_matching_log_ratio_has_the_matching_losss_gradient():
@@ -121,7 +124,15 @@ def test_bf16_velocities_are_computed_with_in_fp32():
     assert matching_log_ratio(v, v_old, x).dtype == torch.float32
     loss = nft_loss(v, v_old, x, x0, sigma, torch.full((5,), 0.3), 0.7)
     assert loss.dtype == torch.float32
-    wide = nft_loss(*(t.double() for t in (v, v_old, x, x0, sigma)), torch.full((5,), 0.3).double(), 0.7)
+    wide = nft_loss(
+        v.double(),
+        v_old.double(),
+        x.double(),
+        x0.double(),
+        sigma.double(),
+        torch.full((5,), 0.3).double(),
+        0.7,
+    )
     torch.testing.assert_close(loss.double(), wide, rtol=1e-5, atol=1e-5)
     wide = matching_log_ratio(v.double(), v_old.double(), x.double())
     torch.testing.assert_close(matching_log_ratio(v, v_old, x).double(), wide, rtol=1e-5, atol=1e-5)
