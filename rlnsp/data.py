@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from rlnsp.manifest import ManifestError, read_manifest
+from rlnsp.manifest import ManifestError, read_clip, read_manifest
 from rlnsp.randomness import Randomness
 from rlnsp.settings import ConfigError, DataConfig
 from rlnsp.types import Scene
+from rlnsp.world import UnknownContext, futures
 from rlnsp.world import scenes as world_scenes
 
 WORLD = "world"
@@ -34,6 +37,19 @@ def heldout_scenes(data: DataConfig, n: int, seed: int) -> list[Scene]:
             "the split 'heldout'; mark some, or give another manifest"
         )
     return (heldout or scenes)[:n]
+
+
+def true_clips(scene: Scene, n: int) -> NDArray[np.uint8] | None:
+    """Clips that may follow a scene, (n, F, H, W, 3), or fewer: its own video, or else the embedded world's.
+
+    None where neither is known.
+    """
+    if scene.video is not None:
+        return read_clip(scene.video)[0][None]
+    try:
+        return futures(scene.context, n, seed=0)
+    except UnknownContext:
+        return None
 
 
 class SceneOrder:

@@ -7,17 +7,20 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rlnsp.manifest import read_clip
+from rlnsp.data import true_clips
+from rlnsp.data_loss import DataLoss
 from rlnsp.protocols import Policy
 from rlnsp.randomness import Randomness
 from rlnsp.rollout import sample
 from rlnsp.scoring import BuiltReward, score
 from rlnsp.settings import EvaluationConfig, SamplerConfig
 from rlnsp.types import Sample, Scene
-from rlnsp.world import FRAMES, SIZE, UnknownContext, futures
 
 DISTANCE = "distance_to_future"
 """Mean absolute difference of pixels, in [0, 1], to the nearest true future; lower is better."""
+DATA_LOSS = "data_loss"
+"""The diffusion loss on the scenes' true next scenes; lower is better."""
+LOWER_IS_BETTER = (DISTANCE, DATA_LOSS)
 NUM_FUTURES = 8
 
 Weights = Literal["live", "ema"]
@@ -71,6 +74,7 @@ def evaluate(
     chunk_size: int,
     weights: Weights = "live",
     keep: int = 0,
+    data_loss: DataLoss | None = None,
 ) -> Evaluation:
     """Generate each scene once a seed by the deterministic sampler, and measure the clips.
 
@@ -85,15 +89,17 @@ def evaluate(
         chunk_size: clips in the making at once.
         weights: whose they are; only recorded.
         keep: how many clips to keep.
+        data_loss: measured too, on the scenes' true clips, where it is given.
     """
     seeds = range(config.seed, config.seed + config.num_seeds)
     generators = [Randomness(seed=seed).generator("evaluation") for seed in seeds]
     names = [reward.name for reward in rewards]
     scores: dict[str, list[float]] = {name: [] for name in [*names, DISTANCE]}
     kept: list[Sample] = []
+    made: list[list[Sample]] = []
     for start in range(0, len(scenes), chunk_size):  # scored a part at a time: all clips at once may not fit
         part = scenes[start : start + chunk_size]
-        made: list[list[Sample]] = []
+        made = []
         for generator in generators:
             video = sample(
                 policy,
@@ -113,6 +119,10 @@ def evaluate(
             scores[name] += _mean_over_seeds([one[name].tolist() for one in raw])
         distances = [distances_to_future(clips) for clips in zip(*made, strict=True)]
         scores[DISTANCE] += _mean_over_seeds(list(zip(*distances, strict=True)))
+    if data_loss is not None:
+        shape = made[0][0].frames.shape
+        losses = data_loss.measure(scenes, shape, config.seed, chunk_size)
+        scores.update({} if np.isnan(losses).all() else {DATA_LOSS: losses})
     guidance = sampler.guidance_scale if config.guidance_scale is None else config.guidance_scale
     return Evaluation(
         scene_ids=[scene.id for scene in scenes],
@@ -163,24 +173,12 @@ def distances_to_future(clips: Sequence[Sample]) -> list[float]:
     That is the scene's own video where it has one, else one of the embedded world's.  NaN where neither is
     known, or is of another size.
     """
-    true = _true_futures(clips[0].scene, clips[0].frames.shape)
-    if true is None:
+    true = true_clips(clips[0].scene, NUM_FUTURES)
+    if true is None or true.shape[1:] != clips[0].frames.shape:
         return [np.nan] * len(clips)
+    true = true.astype(np.int16)
     differences = [np.abs(true - clip.frames.astype(np.int16)).mean(axis=(1, 2, 3, 4)) for clip in clips]
     return [float(one.min() / 255) for one in differences]
-
-
-def _true_futures(scene: Scene, shape: tuple[int, ...]) -> NDArray[np.int16] | None:
-    """(n, F, H, W, 3), of clips of this shape."""
-    if scene.video is not None:
-        clip = read_clip(scene.video)[0]
-        return clip[None].astype(np.int16) if clip.shape == shape else None
-    if shape != (FRAMES, SIZE, SIZE, 3):
-        return None
-    try:
-        return futures(scene.context, NUM_FUTURES, seed=0).astype(np.int16)
-    except UnknownContext:
-        return None
 
 
 def _mean_over_seeds(values: Sequence[Sequence[float]]) -> list[float]:

@@ -1,7 +1,7 @@
 """Credited transitions -> one optimiser step an update, however the batch is cut up."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
@@ -47,7 +47,14 @@ class Optimisation:
     old: EMA | None = None
     """The weights that sampled, where they are not the trained ones."""
 
-    def __call__(self, batch: Batch, scenes: Sequence[Scene], *, prove: bool = False) -> Stats:
+    def __call__(
+        self,
+        batch: Batch,
+        scenes: Sequence[Scene],
+        *,
+        prove: bool = False,
+        data_gradient: Callable[[], Stats] | None = None,
+    ) -> Stats:
         """``updates_per_rollout`` times ``minibatches`` optimiser steps; empty ones have gradient zero.
 
         Args:
@@ -56,6 +63,7 @@ class Optimisation:
             prove: score the batch as it was sampled first, and raise unless the first ratio is exactly 1 (or
                 the first velocity that of the policy that sampled), a gradient arrives and the step changes
                 a weight.
+            data_gradient: adds the gradient of another loss before each optimiser step.
 
         Raises:
             TrainingFailed: one of those; or the gradient is not finite.
@@ -67,11 +75,19 @@ class Optimisation:
         for update in range(self.config.updates_per_rollout):
             merge = _Merge()
             for number, part in enumerate(batch.divide(self.config.minibatches)):
-                merge.add(self._update(part, scenes, proving=prove and not update + number), part.total)
+                proving = prove and not update + number
+                merge.add(self._update(part, scenes, data_gradient, proving=proving), part.total)
             stats = merge.result()
         return stats
 
-    def _update(self, batch: Batch, scenes: Sequence[Scene], *, proving: bool) -> Stats:
+    def _update(
+        self,
+        batch: Batch,
+        scenes: Sequence[Scene],
+        data_gradient: Callable[[], Stats] | None,
+        *,
+        proving: bool,
+    ) -> Stats:
         """One optimiser step."""
         parameters = dict(self.policy.named_trainable())
         before = {name: value.detach().clone() for name, value in parameters.items()} if proving else {}
@@ -80,6 +96,8 @@ class Optimisation:
             if self.old is None or self.old.is_live():
                 _prove_nothing_moved(stats)
             _prove_gradient(parameters)
+        if data_gradient is not None:
+            stats = {**stats, **data_gradient()}
         norm = float(clip_grad_norm_(parameters.values(), self.config.max_grad_norm))
         if norm != norm or norm == float("inf"):
             raise TrainingFailed(

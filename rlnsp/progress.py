@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from rlnsp.evaluate import DISTANCE, Evaluation, Interval, paired_difference
+from rlnsp.evaluate import LOWER_IS_BETTER, Evaluation, Interval, paired_difference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,7 @@ def before_after_table(before: Evaluation, after: Evaluation, measures: Sequence
         change = paired_difference(before, after, measure)
         if not last.n:
             continue
-        name = f"{measure}\n(lower is better)" if measure == DISTANCE else measure
+        name = f"{measure}\n(lower is better)" if measure in LOWER_IS_BETTER else measure
         table.add_row(name, _with_ends(first), _with_ends(last), _with_ends(change, "+"))
     table.caption = "means with 95% bootstrap intervals"
     return table

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Generator, Tensor
     from torch.nn import Parameter
 
@@ -65,6 +66,18 @@ class Policy(Protocol):
 
     def load_adapter(self, folder: Path) -> None:
         """Read what ``save_adapter`` wrote."""
+        ...
+
+
+@runtime_checkable
+class EncodesVideo(Protocol):
+    """What a policy adds that can also turn clips into latents; the data's own loss needs it."""
+
+    def encode_video(self, frames: np.ndarray, generator: Generator | None = None) -> Tensor:
+        """(B, N, C) fp32, the latents that ``decode`` makes ``frames`` (B, F, H, W, 3) of; uint8.
+
+        With a ``generator`` a draw, where the encoder has a distribution.
+        """
         ...
 
 

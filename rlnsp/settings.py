@@ -205,6 +205,24 @@ class TrainerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DataLossConfig:
+    """The data's own diffusion loss, beside the algorithm's (DDRL, arXiv:2512.04332)."""
+
+    coefficient: float = 0.0
+    """0: none is added.  Held-out it is measured all the same, where there are true clips."""
+    batch_size: int = 32
+    """True clips an optimiser step."""
+    alarm: float = 0.1
+    """A held-out loss that has risen by more than this share is reported: the reward may be being hacked."""
+
+    def __post_init__(self) -> None:
+        for name in ("coefficient", "alarm"):
+            value = getattr(self, name)
+            require(value >= 0, f"data_loss.{name} must be 0 or more; got {value}")
+        require(self.batch_size >= 1, f"data_loss.batch_size must be at least 1; got {self.batch_size}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
     """How the policy is measured on held-out scenes, with the deterministic sampler."""
 
@@ -247,6 +265,7 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    data_loss: DataLossConfig = field(default_factory=DataLossConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,15 @@ from rlnsp import checkpoint, plugins
 from rlnsp.checkpoint import Trained
 from rlnsp.config import plugin_settings
 from rlnsp.data import SceneOrder, heldout_scenes, train_scenes
+from rlnsp.data_loss import DataLoss
 from rlnsp.ema import EMA
-from rlnsp.evaluate import Evaluation, evaluate
+from rlnsp.evaluate import DATA_LOSS, Evaluation, evaluate
 from rlnsp.interruption import Interrupted, Interruption
 from rlnsp.opening import open_policy
 from rlnsp.optimisation import Optimisation, TrainingFailed, make_optimizer
 from rlnsp.precision import in_precision
 from rlnsp.progress import Display, Line, before_after_table
-from rlnsp.protocols import Algorithm, Policy, SamplesWithAverage, Stateful
+from rlnsp.protocols import Algorithm, EncodesVideo, Policy, SamplesWithAverage, Stateful, Stats
 from rlnsp.randomness import Randomness
 from rlnsp.rollout import rollout
 from rlnsp.rundir import RunFolder
@@ -89,6 +90,7 @@ class Run:
         self.optimise = Optimisation(
             policy=self.policy, algorithm=algorithm, optimizer=optimizer, config=trainer, old=self.old
         )
+        self.data_loss = self._data_loss(policy)
         self.trained = Trained(policy=self.policy, optimizer=optimizer, ema=self.ema, old=self.old)
         self.accelerator = Accelerator(
             cpu=next(iter(trained.values())).device.type == "cpu",
@@ -169,13 +171,16 @@ class Run:
         trainer = self.config.trainer
         clock = _Clock()
         scenes = self.scenes(iteration)
+        randomness = Randomness(
+            seed=self.config.seed, rank=self.accelerator.process_index, iteration=iteration
+        )
         with self.old.applied() if self.old else nullcontext():
             trajectory = rollout(
                 self.policy,
                 scenes,
                 self.config.sampler,
                 trainer.group_size,
-                Randomness(seed=self.config.seed, rank=self.accelerator.process_index, iteration=iteration),
+                randomness,
                 chunk_size=trainer.micro_batch_size,
             )
         clock.lap("rollout")
@@ -184,7 +189,9 @@ class Run:
         batch, credit_stats = self.algorithm.credit(trajectory, scores)
         prove = not self.proved and len(batch) > 0
         with self.interruption.held():
-            loss_stats = self.optimise(batch, scenes, prove=prove)
+            loss_stats = self.optimise(
+                batch, scenes, prove=prove, data_gradient=self._data_gradient(randomness)
+            )
             if self.ema:
                 self.ema.update()
             if isinstance(self.algorithm, SamplesWithAverage) and self.old:
@@ -205,6 +212,7 @@ class Run:
                 chunk_size=self.config.trainer.micro_batch_size,
                 weights="ema" if self.ema else "live",
                 keep=NUM_CLIPS,
+                data_loss=self.data_loss,
             )
         with self.interruption.held():
             if when == "before":
@@ -213,7 +221,43 @@ class Run:
             self._write({"iteration": self.finished, **means})
             self.folder.write_samples(when, evaluation.samples)
             self.display.evaluated(when, evaluation, self.metric)
+            self._alarm(evaluation)
         return evaluation
+
+    def _alarm(self, evaluation: Evaluation) -> None:
+        """Say so where the policy has left the data."""
+        if DATA_LOSS not in evaluation.scores:
+            return
+        before = Evaluation(**self.record["before"]).interval(DATA_LOSS).mean
+        risen = evaluation.interval(DATA_LOSS).mean / before - 1
+        if risen > self.config.data_loss.alarm:
+            self.display.say(
+                f"alarm: the held-out diffusion loss is {risen:.0%} above that before RL: the policy leaves "
+                "the data, which is how a hacked reward looks. Look at the clips; train less, lower the learning "
+                "rate, or raise data_loss.coefficient"
+            )
+
+    def _data_loss(self, policy: Policy) -> DataLoss | None:
+        """The data's own loss, where the policy can read clips."""
+        config = self.config.data_loss
+        if isinstance(policy, EncodesVideo):
+            num_steps = self.config.sampler.num_steps
+            loss = DataLoss(policy=self.policy, encoder=policy, config=config, num_steps=num_steps)
+            if config.coefficient:
+                loss.check(self.scenes.scenes)
+            return loss
+        if config.coefficient:
+            raise ConfigError(
+                f"data_loss.coefficient is {config.coefficient:g}, but the policy {self.config.policy.use!r} "
+                "cannot read clips: give it encode_video, or set data_loss.coefficient=0"
+            )
+        return None
+
+    def _data_gradient(self, randomness: Randomness) -> Callable[[], Stats] | None:
+        if self.data_loss is None or not self.config.data_loss.coefficient:
+            return None
+        loss, scenes = self.data_loss, self.scenes.scenes
+        return lambda: loss.add_gradient(scenes, randomness, self.config.trainer.micro_batch_size)
 
     def _finish(self) -> None:
         with self.interruption.held():

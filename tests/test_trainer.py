@@ -6,12 +6,15 @@ import sys
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file
 
 from rlnsp.config import ConfigError, load, to_yaml
-from rlnsp.manifest import read_clip
+from rlnsp.manifest import read_clip, write_clip, write_manifest
 from rlnsp.settings import (
+    DataConfig,
+    DataLossConfig,
     EvaluationConfig,
     RewardSlot,
     RunConfig,
@@ -265,3 +268,45 @@ def test_a_signal_saves_and_the_run_goes_on_from_there(toy, tmp_path, number, co
     config = replace(load(run / "config.yaml"), trainer=toy(num_iterations=summary["steps"] + 1).trainer)
     assert train(config, run, resume=True) == 0
     assert summary_of(run)["steps"] == summary["steps"] + 1
+
+
+@pytest.fixture
+def clips(tmp_path):
+    """A manifest of scenes with true clips of the toy's size, half of them held out."""
+    rows = []
+    for number in range(12):
+        flat = np.full((2, 16, 16, 3), 40 + 15 * number, np.uint8)
+        write_clip(tmp_path / f"{number}.mp4", flat, 8.0)
+        split = "heldout" if number % 2 else "train"
+        rows.append(
+            {"id": f"s{number}", "context": f"scene {number}", "video": f"{number}.mp4", "split": split}
+        )
+    write_manifest(tmp_path / "manifest.jsonl", rows)
+    return DataConfig(train=str(tmp_path / "manifest.jsonl"), heldout=str(tmp_path / "manifest.jsonl"))
+
+
+def test_the_datas_own_loss_holds_the_policy_on_the_data_and_is_reported(toy, clips, tmp_path, capsys):
+    """DDRL: without it the held-out loss rises and the run says so; with it the loss stays lower."""
+    risen = {}
+    for coefficient in (0.0, 30.0):
+        config = replace(
+            toy(num_iterations=15, learning_rate=3e-2, save_every=0),
+            data=clips,
+            data_loss=DataLossConfig(coefficient=coefficient, batch_size=6),
+        )
+        run = tmp_path / f"run-{coefficient}"
+        assert train(config, run) == 0
+        told = summary_of(run)["heldout_all"]["data_loss"]
+        risen[coefficient] = told["after"] / told["before"] - 1
+        alarmed = "alarm: the held-out diffusion loss is" in capsys.readouterr().out
+        assert alarmed == (risen[coefficient] > 0.1)
+        logged = [line for line in metrics_of(run) if "reward" in line]
+        assert all(("data_loss" in line) == (coefficient > 0) for line in logged)
+    assert risen[0.0] > max(0.1, 2 * risen[30.0])
+
+
+def test_the_datas_own_loss_is_refused_where_there_are_no_clips(toy, tmp_path):
+    config = replace(toy(), data_loss=DataLossConfig(coefficient=0.1))
+    with pytest.raises(ConfigError, match="give clips of that size"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

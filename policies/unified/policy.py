@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from policies.unified.settings import Limits, Lora, Source
+from rlnsp.settings import ConfigError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -134,6 +135,20 @@ class Unified:
     def decode(self, x: Tensor, generator: Generator) -> Video:
         """Clips of denoised latents (B, N, C)."""
         return self.model.decode(x, generator)
+
+    def encode_video(self, frames: np.ndarray, generator: Generator | None = None) -> Tensor:
+        """Latents (B, N, C) fp32 of uint8 (B, F, H, W, 3), of the size that the policy makes.
+
+        Raises:
+            ConfigError: clips of another size.
+        """
+        made = self.model.geometry
+        if frames.shape[1:4] != (made.num_frames, made.height, made.width):
+            raise ConfigError(
+                f"a clip has {frames.shape[1]} frames of {frames.shape[2]}x{frames.shape[3]}, but the policy "
+                f"makes {made.num_frames} of {made.height}x{made.width}; give clips of that size"
+            )
+        return self.model.encode_frames(frames, generator)
 
     @contextmanager
     def reference(self) -> Iterator[None]:

@@ -6,11 +6,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor, nn
 from torch.nn import Parameter
 
+from rlnsp.settings import require
 from rlnsp.types import Condition, Scene, Video
 
 PATCH = 4
@@ -91,6 +93,18 @@ class ToyPolicy:
         grid = colours.reshape(len(x), self.config.frames, side, side, self.channels)
         frames = grid.repeat_interleave(PATCH, 2).repeat_interleave(PATCH, 3)
         return Video(frames=frames.numpy(), fps=8.0)
+
+    def encode_video(self, frames: np.ndarray, generator: Generator | None = None) -> Tensor:
+        """The latents whose squares have the clips' mean colours; nothing is drawn."""
+        b, f, h, w, c = frames.shape
+        edge = self.config.side * PATCH
+        require(
+            (f, h, w) == (self.config.frames, edge, edge),
+            f"a clip has {f} frames of {h}x{w}, but the policy makes {self.config.frames} of {edge}x{edge}; "
+            "give clips of that size",
+        )
+        squares = torch.from_numpy(frames).float().reshape(b, f, h // PATCH, PATCH, w // PATCH, PATCH, c)
+        return (squares.mean((3, 5)) / 255).flatten(1, 3).logit(1 / 510)
 
     @contextmanager
     def reference(self) -> Iterator[None]:
