@@ -233,7 +233,7 @@ class Run:
         if risen > self.config.data_loss.alarm:
             self.display.say(
                 f"alarm: the held-out diffusion loss is {risen:.0%} above that before RL: the policy leaves "
-                "the data, which is how a hacked reward looks. Look at the clips; train less, lower the learning "
+                "the data, as it does when it hacks a reward. Look at the clips; train less, lower the learning "
                 "rate, or raise data_loss.coefficient"
             )
 
