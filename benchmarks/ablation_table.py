@@ -126,16 +126,16 @@ What the command checks (its exit code is 1 if one does not hold):
 """
 
 
-def fill(path: Path, text: str) -> None:
+def fill(path: Path, text: str, marks: tuple[str, str] = MARKS) -> None:
     """Put ``text`` between the marks of a page.
 
     Raises:
         ValueError: the page does not have each mark once, in order.
     """
-    before, opening, rest = path.read_text(encoding="utf-8").partition(MARKS[0])
-    _, closing, after = rest.partition(MARKS[1])
-    if not (opening and closing) or any(mark in after for mark in MARKS):
-        raise ValueError(f"{path}: must have {MARKS[0]} and {MARKS[1]} once each, in this order")
+    before, opening, rest = path.read_text(encoding="utf-8").partition(marks[0])
+    _, closing, after = rest.partition(marks[1])
+    if not (opening and closing) or any(mark in after for mark in marks):
+        raise ValueError(f"{path}: must have {marks[0]} and {marks[1]} once each, in this order")
     path.write_text(f"{before}{opening}\n{text}\n{closing}{after}", encoding="utf-8")
 
 
