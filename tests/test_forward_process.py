@@ -11,7 +11,7 @@ from rlnsp.forward_process import (
     velocity,
 )
 from rlnsp.settings import SamplerConfig
-from tests.algorithms.common import SAMPLER, gradient, largest, moved, scores, toy, trajectory
+from tests.algorithms.trajectories import SAMPLER, gradient, largest, moved, scores, toy, trajectory
 
 VALUES = (0.0, 1.0, 2.0, 5.0, 5.0, 8.0)
 

@@ -7,7 +7,7 @@ from rlnsp.algorithms.awm import AWM
 from rlnsp.config import ConfigError
 from rlnsp.settings import SamplerConfig
 from rlnsp.testing import check_algorithm
-from tests.algorithms.common import SAMPLER, gradient, largest, moved, scores, toy, trajectory
+from tests.algorithms.trajectories import SAMPLER, gradient, largest, moved, scores, toy, trajectory
 
 VALUES = (0.0, 1.0, 2.0, 5.0, 5.0, 8.0)
 

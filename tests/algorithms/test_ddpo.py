@@ -13,7 +13,7 @@ from rlnsp.protocols import Stateful
 from rlnsp.settings import SamplerConfig
 from rlnsp.testing import check_algorithm
 from rlnsp.types import Scene
-from tests.algorithms.common import SAMPLER, gradient, largest, off_policy, scores, toy, trajectory
+from tests.algorithms.trajectories import SAMPLER, gradient, largest, off_policy, scores, toy, trajectory
 
 SCORES = (0.0, 1.0, 2.0, 5.0, 5.0, 8.0)
 

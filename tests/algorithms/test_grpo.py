@@ -10,7 +10,7 @@ from rlnsp.credit import Credit
 from rlnsp.settings import SamplerConfig
 from rlnsp.testing import ToyPolicy, check_algorithm
 from rlnsp.types import Scores
-from tests.algorithms.common import SAMPLER, gradient, largest, moved, scores, trajectory
+from tests.algorithms.trajectories import SAMPLER, gradient, largest, moved, scores, trajectory
 
 
 def grpo(credit=None, **settings):

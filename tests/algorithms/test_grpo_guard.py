@@ -8,7 +8,7 @@ from rlnsp.config import ConfigError
 from rlnsp.rollout import transition
 from rlnsp.settings import SamplerConfig
 from rlnsp.testing import check_algorithm
-from tests.algorithms.common import SAMPLER, gradient, largest, off_policy, scores, toy, trajectory
+from tests.algorithms.trajectories import SAMPLER, gradient, largest, off_policy, scores, toy, trajectory
 
 
 def guard(**settings):

@@ -9,7 +9,7 @@ from rlnsp.credit import Credit
 from rlnsp.protocols import SamplesWithAverage
 from rlnsp.settings import SamplerConfig
 from rlnsp.testing import check_algorithm
-from tests.algorithms.common import SAMPLER, gradient, largest, moved, scores, toy, trajectory
+from tests.algorithms.trajectories import SAMPLER, gradient, largest, moved, scores, toy, trajectory
 
 VALUES = (0.0, 1.0, 2.0, 5.0, 5.0, 8.0)
 
