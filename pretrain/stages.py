@@ -13,7 +13,7 @@ import torch
 from diffusers.models.transformers.transformer_ltx import LTXVideoTransformer3DModel
 
 from policies.unified import files, weights
-from policies.unified.connector import NORM_WEIGHT, SCALE, new_connector
+from policies.unified.connector import NORM_WEIGHT, SCALE, Connector, new_connector, with_added_queries
 from policies.unified.policy import Unified
 from policies.unified.settings import Source
 from policies.unified.video import Geometry, ltx_scheduler
@@ -69,6 +69,10 @@ class SFTConfig:
     """``rlnsp sft``: a policy folder learns next-scene pairs."""
 
     data: DataConfig = field(default_factory=DataConfig)
+    added_queries: str = ""
+    """A text of which each token becomes one more latent query, after those that the policy has: what the
+    comprehension model would say next after these words, the DiT gets to see.  Prompt tuning that starts from
+    a text (arXiv 2104.08691, section 3.2)."""
     sft: DiffusionConfig = field(default_factory=lambda: DiffusionConfig(text="context"))
     threads: int = 2
 
@@ -115,10 +119,15 @@ def sft(config: SFTConfig, start: Path, output: Path) -> Path:
     geometry = weights.geometry_of(start)
     work = Work(output, config.data, geometry)
     work.check_order(["given", "sft"])
-    asked = {"policy": str(start.resolve()), "data": asdict(config.data)}
+    asked = {
+        "policy": str(start.resolve()),
+        "data": asdict(config.data),
+        "added_queries": config.added_queries,
+    }
     if not work.done("given", asked):
         with work.stage("given", asked):
-            weights.save_policy(work.policy, geometry=geometry, rest_from=start)
+            connector = _with_added_queries(start, config.added_queries)
+            weights.save_policy(work.policy, geometry=geometry, connector=connector, rest_from=start)
     _diffusion({"sft": config.sft}, work, asked)
     return work.policy
 
@@ -175,6 +184,14 @@ def _initial(config: PretrainConfig, work: Work) -> None:
         connector=connector,
         rest_from=work.policy,
     )
+
+
+def _with_added_queries(start: Path, text: str) -> Connector:
+    connector = weights.load_connector(Source(path=str(start / "connector")))
+    if not text:
+        return connector
+    reader = weights.load_comprehension(Source(path=str(start / "comprehension")))
+    return with_added_queries(connector, reader.embeddings(text))
 
 
 def _diffusion(stages: Mapping[str, DiffusionConfig], work: Work, asked: Mapping[str, Any]) -> None:

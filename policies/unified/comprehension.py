@@ -125,6 +125,11 @@ class Comprehension(nn.Module):
             use_cache=True,
         ).last_hidden_state
 
+    def embeddings(self, text: str) -> Tensor:
+        """(L, W), the input embeddings of the text's tokens, as they stand: no template, no special tokens."""
+        ids: Any = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return self.model.get_input_embeddings().get_parameter("weight").detach()[torch.tensor(ids)]
+
     def images(self, clip: np.ndarray) -> dict[str, Tensor]:
         """What the vision tower takes of a clip (F, H, W, 3) uint8: some of its frames, as images."""
         index = np.linspace(0, len(clip) - 1, min(len(clip), self.limits.clip_frames)).round().astype(int)

@@ -67,3 +67,18 @@ def new_connector(
             drawn = torch.randint(len(vocabulary), (num_queries,))
             connector.queries.data.copy_(vocabulary[drawn])
     return connector
+
+
+def with_added_queries(connector: Connector, queries: Tensor) -> Connector:
+    """A copy with ``queries`` (K, width) after its own.  What its own read does not change: they come first."""
+    config, state = connector.config, connector.state_dict()
+    state["queries"] = torch.cat([state["queries"], queries.to(state["queries"])])
+    with torch.random.fork_rng(devices=[]):
+        made = Connector(
+            num_queries=len(state["queries"]),
+            width=config["width"],
+            hidden=config["hidden"],
+            out=config["out"],
+        )
+    made.load_state_dict(state)
+    return made

@@ -56,6 +56,15 @@ def test_the_queries_are_read_as_if_they_were_the_next_tokens(reader):
     torch.testing.assert_close(reader(["a ball"], queries), stock[:, -len(ids) :], rtol=0, atol=1e-5)
 
 
+def test_the_embeddings_of_a_text_as_queries_are_the_text(reader):
+    queries = reader.embeddings("next")
+    assert len(queries) == len(reader.tokenizer("next")["input_ids"])
+    assert not queries.requires_grad
+    stock = reader.model.model(**reader.tokenizer(reader.prompt("a") + "next", return_tensors="pt"))
+    said = stock.last_hidden_state[:, -len(queries) :]
+    torch.testing.assert_close(reader(["a"], queries), said, rtol=0, atol=1e-5)
+
+
 def test_frames_are_read_as_the_stock_model_reads_images(reader):
     """The same with a clip: the stock forward computes its own positions from the ids and image grids."""
     frames, tail = clip(0, frames=2), "next"

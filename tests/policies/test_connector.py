@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from policies.unified.connector import Connector, new_connector
+from policies.unified.connector import Connector, new_connector, with_added_queries
 
 
 @pytest.fixture
@@ -54,3 +54,15 @@ def test_it_comes_back_from_a_folder(connector, tmp_path):
     loaded = Connector.from_pretrained(tmp_path)
     for name, value in connector.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value)
+
+
+def test_added_queries_come_last_and_change_nothing_else(connector):
+    added = torch.randn(2, 32, generator=torch.Generator().manual_seed(1))
+    state = torch.random.get_rng_state()
+    made = with_added_queries(connector, added)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert made.config["num_queries"] == 5
+    assert torch.equal(made.queries, torch.cat([connector.queries, added]))
+    x = torch.randn(1, 3, 32)
+    assert torch.equal(made(x), connector(x))
+    assert len(connector.queries) == 3

@@ -27,6 +27,7 @@ threads: 1
 """
 SFT = f"""
 data: {{num_train: 8, num_heldout: 4}}
+added_queries: " star"
 sft: {{text: context, loop: {LOOP}}}
 threads: 1
 """
@@ -88,6 +89,9 @@ def test_from_nothing_to_a_policy_that_samples_stopped_between_stages(
     assert command("sft", tmp_path, "--policy", start) == 0
     tuned = Unified(Unified.Config(folder=str(tmp_path / "sft" / "policy")))
     before = Unified(Unified.Config(folder=start))
+    added = tuned.model.comprehension.embeddings(" star")
+    assert len(tuned.model.connector.queries) == 2 + len(added) > 2
+    torch.testing.assert_close(tuned.model.connector.queries[2:], added, atol=0.01, rtol=0)  # two small steps
     scene = Scene(id="a", context="A red ball rolls towards a blue box.")
     generator = torch.Generator().manual_seed(0)
     noise = tuned.model.noise(1, generator)
