@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from policies.settings import Lora
 from policies.unified import Unified
 from policies.unified.model import UnifiedModel
-from policies.unified.settings import Lora
 from tests.policies.tiny import make_model, make_policy_folder
 
 
