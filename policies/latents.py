@@ -74,16 +74,17 @@ def latent_grid(
         patch_t: latent frames of a token.
 
     Raises:
-        ValueError: the VAE or the DiT's patches do not divide the clip.
+        ConfigError: the VAE or the DiT's patches do not divide the clip.
     """
     f = (geometry.num_frames - 1) // time + 1
     if (geometry.num_frames - 1) % time or f % patch_t:
-        raise ValueError(
-            f"num_frames={geometry.num_frames}: this VAE wants {time} k + 1 (patches of {patch_t} in time)."
+        raise ConfigError(
+            f"policy: num_frames={geometry.num_frames}: this VAE wants {time} k + 1 "
+            f"(patches of {patch_t} in time)."
         )
     for name, size in (("height", geometry.height), ("width", geometry.width)):
         if size <= 0 or size % (space * patch):
-            raise ValueError(f"{name}={size}: this VAE and DiT want a multiple of {space * patch}.")
+            raise ConfigError(f"policy: {name}={size}: this VAE and DiT want a multiple of {space * patch}.")
     h, w = geometry.height // space, geometry.width // space
     return Grid(channels=channels, frames=f, height=h, width=w, patch=patch, patch_t=patch_t)
 

@@ -25,6 +25,11 @@ def device_of(setting: str) -> torch.device:
     return torch.device(auto if setting == "auto" else setting)
 
 
+def is_hub_id(path: str) -> bool:
+    """Whether ``path``, which is no folder, may be a model hub's id."""
+    return path.count("/") == 1 and not path.startswith((".", "~", "/"))
+
+
 def where(source: Source, part: str) -> tuple[str, dict[str, Any]]:
     """What to pass to ``from_pretrained``; a folder's files are checked on the way.
 
@@ -36,7 +41,7 @@ def where(source: Source, part: str) -> tuple[str, dict[str, Any]]:
     if local.is_dir():
         check_part(local / subfolder, part)
         path, subfolder = str(local / subfolder), ""
-    elif path.count("/") != 1 or path.startswith((".", "~", "/")):  # no hub id
+    elif not is_hub_id(path):
         raise ConfigError(f"{path}: this policy's {part} is missing. Give a folder or a model hub's id.")
     return path, {
         "subfolder": subfolder,
@@ -83,6 +88,16 @@ def load_scheduler(source: Source) -> FlowMatchEulerDiscreteScheduler:
     """The flow-matching schedule with its shift."""
     path, how = where(source, "scheduler")
     return load("scheduler", path, lambda: FlowMatchEulerDiscreteScheduler.from_pretrained(path, **how))
+
+
+def require_fit(*pairs: tuple[str, int, str, int]) -> None:
+    """Raise ConfigError for the first that do not fit: what has how much, and what wants how much."""
+    for what, has, what_else, wants in pairs:
+        if has != wants:
+            raise ConfigError(
+                f"policy.config: the {what} is {has}, the {what_else} {wants}. "
+                "Take the parts from one folder, or give all that belong together."
+            )
 
 
 @contextmanager

@@ -34,7 +34,7 @@ def grid_of(geometry: Geometry, vae: AutoencoderKLLTXVideo, patches: tuple[int, 
     """The latent grid of clips of ``geometry``; ``patches`` are the DiT's, in space and in time.
 
     Raises:
-        ValueError: the VAE or the DiT's patches do not divide the clip.
+        ConfigError: the VAE or the DiT's patches do not divide the clip.
     """
     space, time = vae.spatial_compression_ratio, vae.temporal_compression_ratio
     channels, (patch, patch_t) = vae.config["latent_channels"], patches

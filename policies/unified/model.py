@@ -18,9 +18,9 @@ from torch import Generator, Tensor, nn
 from policies import ltx
 from policies.autocast import autocast
 from policies.latents import Geometry, Grid, pack, standard_normal
+from policies.loading import require_fit
 from policies.unified.comprehension import NEXT_SCENE, Comprehension
 from policies.unified.connector import Connector
-from rlnsp.settings import ConfigError
 from rlnsp.types import Condition, Video
 
 TRAINABLE = ("queries", "connector", "transformer", "vae")
@@ -62,31 +62,19 @@ class UnifiedModel(nn.Module):
         self.decode_timestep, self.decode_noise_scale, self.decode_batch_size = 0.05, 0.025, 16
         self._patches = transformer.config["patch_size"], transformer.config["patch_size_t"]
         self._check_widths(transformer.config["in_channels"], transformer.config["caption_channels"])
-        try:
-            self.grid()
-        except ValueError as error:
-            raise ConfigError(f"policy.config.{error}") from error
+        self.grid()
         self.train_only()
         self.eval()
 
     def _check_widths(self, in_channels: int, caption_channels: int) -> None:
         patch, patch_t = self._patches
         connector, channels = self.connector.config, self.vae.config["latent_channels"] * patch**2 * patch_t
-        for what, has, what_else, wants in (
-            (
-                "connector's width",
-                connector["width"],
-                "comprehension's hidden size",
-                self.comprehension.width,
-            ),
+        width = self.comprehension.width
+        require_fit(
+            ("connector's width", connector["width"], "comprehension's hidden size", width),
             ("connector's output", connector["out"], "transformer's caption_channels", caption_channels),
             ("VAE's latent channels in a patch", channels, "transformer's in_channels", in_channels),
-        ):
-            if has != wants:
-                raise ConfigError(
-                    f"policy.config: the {what} is {has}, the {what_else} {wants}. "
-                    "Take the parts from one policy folder, or give all of them (policy.config.folder=null)."
-                )
+        )
 
     @property
     def device(self) -> torch.device:
