@@ -8,7 +8,7 @@ import torch
 from policies.settings import Lora
 from policies.unified import Unified
 from policies.unified.model import UnifiedModel
-from tests.policies.pipelines import MAKERS, make_pipeline_folder
+from tests.policies.pipelines import NAMES, make_pipeline_folder
 from tests.policies.tiny import make_model, make_policy_folder
 
 
@@ -26,7 +26,7 @@ def policy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pipeline_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A tiny pipeline's folder for each policy that reads one."""
     root = tmp_path_factory.mktemp("pipelines")
-    return {name: make_pipeline_folder(name, root / name) for name in MAKERS}
+    return {name: make_pipeline_folder(name, root / name) for name in NAMES}
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,29 +71,32 @@ def test_the_deterministic_sampler_is_wan_pipeline_with_euler_latent_for_latent(
 
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
-def test_it_is_wan_pipeline_with_its_own_scheduler_held_to_first_order(policy, pipeline, guidance_scale):
-    """UniPC without its corrector is, at first order, Euler on a straight path; it begins at 0.9997, not 1."""
-    every_step = list(range(STEPS))
-    pipeline.scheduler = UniPCMultistepScheduler.from_config(
-        pipeline.scheduler.config, solver_order=1, disable_corrector=every_step
+def test_the_scheduler_that_wan_comes_with_takes_the_same_step_at_first_order(
+    policy, pipeline, guidance_scale
+):
+    """UniPC without corrector is then Euler on a straight path.  It tells the transformer whole timesteps."""
+    first: Any = UniPCMultistepScheduler.from_config(
+        pipeline.scheduler.config, solver_order=1, disable_corrector=list(range(STEPS))
     )
+    pipeline.scheduler = first
     theirs = run_pipeline(pipeline, guidance_scale, output_type="latent")
-    ours = unpack(integrate(policy, STEPS, guidance_scale), policy.model.grid)
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-3)
+    ours = integrate(policy, STEPS, guidance_scale, sigmas=first.sigmas, levels=first.timesteps / 1000)
+    torch.testing.assert_close(unpack(ours, policy.model.grid), theirs, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("num_steps", [1, 8, 50])
 def test_the_sigmas_are_those_of_the_scheduler_that_wan_comes_with(policy, pipeline, num_steps):
+    """It spaces from 1 to 0.001 where we do to 0, and the shift stretches that by 3 at most."""
     pipeline.scheduler.set_timesteps(num_steps)
-    torch.testing.assert_close(policy.sigmas(num_steps), pipeline.scheduler.sigmas, rtol=0, atol=1e-3)
+    torch.testing.assert_close(policy.sigmas(num_steps), pipeline.scheduler.sigmas, rtol=0, atol=3e-3)
 
 
 def test_the_sigmas_by_hand(policy, like_euler):
     """At 4 steps and shift 3: 3 s / (1 + 2 s) of s = 1, 3/4, 1/2, 1/4, and then 0."""
     expected = torch.tensor([1, 9 / 10, 3 / 4, 1 / 2, 0])
     torch.testing.assert_close(policy.sigmas(4), expected)
-    # Euler's own spacing ends on the training schedule's last sigma, 0.001, shifted once before: 0.003 / 1.002;
-    # and then once more.
+    # Euler's own spacing ends on the training schedule's last sigma, 0.001, shifted once, 0.003 / 1.002, and
+    # then once more.
     least = 0.003 / 1.002
     torch.testing.assert_close(like_euler.sigmas(4)[-2], torch.tensor(3 * least / (1 + 2 * least)))
 
@@ -109,7 +113,9 @@ def test_decoded_pixels_are_wan_pipelines(like_euler, euler):
     theirs = run_pipeline(euler, 1.0, output_type="np")
     ours = like_euler.decode(integrate(like_euler, STEPS), torch.Generator())
     assert ours.fps == 8.0
-    np.testing.assert_array_equal(ours.frames, (theirs * 255).round().astype(np.uint8))
+    # The pipeline divides by 1 / std where we multiply by std: a last digit, and so at most a level of grey.
+    np.testing.assert_allclose(ours.frames, (theirs * 255).round(), rtol=0, atol=1)
+    assert (ours.frames != (theirs * 255).round()).mean() < 1e-3
 
 
 def test_latents_of_clips_are_normalised_by_the_vaes_moments(policy):
