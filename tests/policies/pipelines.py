@@ -50,6 +50,21 @@ def make_pipeline_folder(name: str, folder: Path, seed: int = 0) -> Path:
     return folder
 
 
+def run_pipeline(pipeline: Any, num_steps: int, guidance_scale: float, output_type: str, **own: Any) -> Any:
+    """What the stock pipeline makes of ``SCENES`` from the noise of seed 1; ``own`` are its own arguments."""
+    size = {key: SIZE[key] for key in ("height", "width", "num_frames")}
+    return pipeline(
+        prompt=[scene.context for scene in SCENES],
+        num_inference_steps=num_steps,
+        guidance_scale=guidance_scale,
+        max_sequence_length=SIZE["max_length"],
+        generator=torch.Generator().manual_seed(1),
+        output_type=output_type,
+        **size,
+        **own,
+    ).frames
+
+
 @torch.no_grad()
 def integrate(
     policy: Any,

@@ -12,7 +12,7 @@ from transformers import T5Tokenizer
 from policies import ltx
 from policies.ltx_video import LTXVideo
 from policies.settings import Lora, Source
-from tests.policies.pipelines import SCENES, SIZE, integrate
+from tests.policies.pipelines import SCENES, SIZE, integrate, run_pipeline
 
 STEPS = 6
 
@@ -30,32 +30,17 @@ def pipeline(pipeline_folders):
     return made
 
 
-def run_pipeline(pipeline, guidance_scale, **kwargs):
-    return pipeline(
-        prompt=[scene.context for scene in SCENES],
-        height=32,
-        width=64,
-        num_frames=5,
-        frame_rate=8.0,
-        num_inference_steps=STEPS,
-        guidance_scale=guidance_scale,
-        max_sequence_length=24,
-        generator=torch.Generator().manual_seed(1),
-        **kwargs,
-    ).frames
-
-
 @pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
 def test_the_deterministic_sampler_is_ltx_pipeline_latent_for_latent(policy, pipeline, guidance_scale):
     """From the prompt on: the null row is the pipeline's own empty negative prompt."""
-    theirs = run_pipeline(pipeline, guidance_scale, output_type="latent")
+    theirs = run_pipeline(pipeline, STEPS, guidance_scale, output_type="latent", frame_rate=8.0)
     ours = integrate(policy, STEPS, guidance_scale)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
     assert torch.equal(policy.sigmas(STEPS), pipeline.scheduler.sigmas)
 
 
 def test_decoded_pixels_are_ltx_pipelines(policy, pipeline):
-    theirs = run_pipeline(pipeline, 1.0, output_type="np")
+    theirs = run_pipeline(pipeline, STEPS, 1.0, output_type="np", frame_rate=8.0)
     ours = policy.decode(integrate(policy, STEPS), torch.Generator())
     assert ours.fps == 8.0
     np.testing.assert_array_equal(ours.frames, (theirs * 255).round().astype(np.uint8))

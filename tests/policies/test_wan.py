@@ -16,7 +16,7 @@ from policies.latents import pack, unpack
 from policies.settings import Lora, Source
 from policies.wan import Wan
 from rlnsp.settings import ConfigError
-from tests.policies.pipelines import SCENES, SIZE, integrate
+from tests.policies.pipelines import SCENES, SIZE, integrate, run_pipeline
 
 STEPS = 6
 
@@ -45,26 +45,12 @@ def euler(pipeline):
     return pipeline
 
 
-def run_pipeline(pipeline, guidance_scale, **kwargs):
-    return pipeline(
-        prompt=[scene.context for scene in SCENES],
-        height=32,
-        width=64,
-        num_frames=5,
-        num_inference_steps=STEPS,
-        guidance_scale=guidance_scale,
-        max_sequence_length=24,
-        generator=torch.Generator().manual_seed(1),
-        **kwargs,
-    ).frames
-
-
 @pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
 def test_the_deterministic_sampler_is_wan_pipeline_with_euler_latent_for_latent(
     like_euler, euler, guidance_scale
 ):
     """From the prompt on: the null row is the pipeline's own empty negative prompt."""
-    theirs = run_pipeline(euler, guidance_scale, output_type="latent")
+    theirs = run_pipeline(euler, STEPS, guidance_scale, output_type="latent")
     ours = unpack(integrate(like_euler, STEPS, guidance_scale), like_euler.model.grid)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
     assert torch.equal(like_euler.sigmas(STEPS), euler.scheduler.sigmas)
@@ -79,7 +65,7 @@ def test_the_scheduler_that_wan_comes_with_takes_the_same_step_at_first_order(
         pipeline.scheduler.config, solver_order=1, disable_corrector=list(range(STEPS))
     )
     pipeline.scheduler = first
-    theirs = run_pipeline(pipeline, guidance_scale, output_type="latent")
+    theirs = run_pipeline(pipeline, STEPS, guidance_scale, output_type="latent")
     ours = integrate(policy, STEPS, guidance_scale, sigmas=first.sigmas, levels=first.timesteps / 1000)
     torch.testing.assert_close(unpack(ours, policy.model.grid), theirs, rtol=0, atol=1e-4)
 
@@ -110,7 +96,7 @@ def test_every_shift_begins_at_1_and_a_larger_one_stays_longer_at_noise(policy, 
 
 
 def test_decoded_pixels_are_wan_pipelines(like_euler, euler):
-    theirs = run_pipeline(euler, 1.0, output_type="np")
+    theirs = run_pipeline(euler, STEPS, 1.0, output_type="np")
     ours = like_euler.decode(integrate(like_euler, STEPS), torch.Generator())
     assert ours.fps == 8.0
     # The pipeline divides by 1 / std where we multiply by std: a last digit, and so at most a level of grey.
