@@ -69,8 +69,10 @@ def tiny_wan() -> Setting:
 
     with TemporaryDirectory() as folder:
         random_wan(TINY_TRANSFORMER, TINY_VAE).save_pretrained(folder)
-        size = {"num_frames": 9, "height": 64, "width": 64}
-        policy = Wan(Wan.Config(folder=folder, lora=Lora(rank=16), max_length=512, **size))
+        config = Wan.Config(
+            folder=folder, num_frames=9, height=64, width=64, max_length=512, lora=Lora(rank=16)
+        )
+        policy = Wan(config)
     return Setting(
         policy=policy,
         scenes=scenes("train", 4, 0),
