@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from policies.settings import Lora
+from policies.wan import Wan
 from rlnsp import config
 from rlnsp.opening import open_policy
-from rlnsp.settings import RunConfig, SamplerConfig, Slot, TrainerConfig
+from rlnsp.settings import RunConfig, SamplerConfig, Slot, TrainerConfig, WindowConfig
 from rlnsp.types import Scene
 from rlnsp.world import scenes
 
@@ -57,4 +60,31 @@ def of_run(run: RunConfig) -> Setting:
     )
 
 
-SHAPES: dict[tuple[str, str], Callable[[], Setting]] = {("world", "shipped"): world}
+def tiny_wan() -> Setting:
+    """A random Wan of 1.2 M parameters, VAE 0.8 M: 9 frames of 64x64 are 48 latent tokens; 512 text tokens.
+
+    4 scenes x 8 samples, each of its own noise, so that all are denoised whole: 8 steps, 2 of them trained.
+    """
+    from benchmarks.random_wan import TINY_TRANSFORMER, TINY_VAE, random_wan
+
+    with TemporaryDirectory() as folder:
+        random_wan(TINY_TRANSFORMER, TINY_VAE).save_pretrained(folder)
+        config = Wan.Config(
+            folder=folder, num_frames=9, height=64, width=64, max_length=512, lora=Lora(rank=16)
+        )
+        policy = Wan(config)
+    return Setting(
+        policy=policy,
+        scenes=scenes("train", 4, 0),
+        algorithm=Slot(use="grpo"),
+        sampler=SamplerConfig(
+            num_steps=8, rule="flow_sde", same_noise=False, window=WindowConfig(start=0, size=2)
+        ),
+        trainer=TrainerConfig(scenes_per_iteration=4, group_size=8, micro_batch_size=8),
+    )
+
+
+SHAPES: dict[tuple[str, str], Callable[[], Setting]] = {
+    ("wan", "tiny"): tiny_wan,
+    ("world", "shipped"): world,
+}

@@ -19,8 +19,8 @@ from typing import Any
 import yaml
 
 import policies
+from policies.settings import Source
 from policies.unified import files, weights
-from policies.unified.settings import Source
 from pretrain import stages
 from rlnsp import config
 from rlnsp.rundir import environment

@@ -20,7 +20,7 @@ from transformers.training_args import TrainingArguments
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-from policies.unified import weights
+from policies.loading import without_bars
 from policies.unified.comprehension import CAPTION, NEXT_SCENE, Comprehension
 from pretrain.clips import Clips
 from pretrain.tokenizer import build_tokenizer
@@ -134,7 +134,7 @@ def train_comprehension(
     folder.mkdir(parents=True, exist_ok=True)
     last = last_checkpoint(folder)
     if last is not None:
-        with weights.without_bars():
+        with without_bars():
             saved = Qwen2_5_VLForConditionalGeneration.from_pretrained(last, dtype=torch.float32)
         model.load_state_dict(saved.state_dict())
     if last is None or _step(last) < config.steps:  # of a finished one, TRL would take a step more

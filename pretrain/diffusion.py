@@ -15,9 +15,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from policies.ltx import shift_exponent
 from policies.unified.comprehension import CAPTION, NEXT_SCENE
 from policies.unified.model import TRAINABLE, UnifiedModel
-from policies.unified.video import shift_exponent
 from pretrain.clips import Clips
 from pretrain.loop import HELD_OUT_ROWS, LoopConfig, fit
 from rlnsp.atomic import written_whole

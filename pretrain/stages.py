@@ -12,11 +12,13 @@ from typing import Any
 import torch
 from diffusers.models.transformers.transformer_ltx import LTXVideoTransformer3DModel
 
+from policies.files import check_part
+from policies.latents import Geometry
+from policies.ltx import ltx_scheduler
+from policies.settings import Source
 from policies.unified import files, weights
 from policies.unified.connector import NORM_WEIGHT, SCALE, Connector, new_connector, with_added_queries
 from policies.unified.policy import Unified
-from policies.unified.settings import Source
-from policies.unified.video import Geometry, ltx_scheduler
 from pretrain.comprehension import ComprehensionConfig, train_comprehension
 from pretrain.diffusion import DiffusionConfig, check_captions, train_diffusion
 from pretrain.vae import VAEConfig, train_vae
@@ -142,7 +144,7 @@ def check_start(start: str) -> Path:
         raise ConfigError("--policy: give the folder that rlnsp pretrain wrote, such as runs/pretrain/policy")
     folder = files.policy_folder(start)
     for part in files.PARTS:
-        files.check_part(folder / part, part)
+        check_part(folder / part, part)
     return folder
 
 

@@ -10,7 +10,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTXVideo
 from torch import Tensor
 
-from policies.unified.video import Geometry, to_pixels
+from policies.latents import Geometry, to_pixels
 from pretrain.clips import Clips
 from pretrain.loop import HELD_OUT_ROWS, LoopConfig, fit
 from rlnsp.settings import ConfigError

@@ -11,8 +11,8 @@ from typing import Any
 from rich.console import Console
 from torch import Tensor
 
+from policies.latents import Geometry
 from policies.unified.model import UnifiedModel
-from policies.unified.video import Geometry
 from pretrain.clips import Clips, read_clips
 from pretrain.diffusion import encode_clips
 from pretrain.marks import check_same, read_json, write_json

@@ -28,6 +28,7 @@ def test_every_shipped_run_loads_by_its_name(path):
         ("flow_grpo", [0, 1, 2, 3, 4, 5, 6, 7, 8], 48 * 24),
         ("mixgrpo", [0, 1, 2, 3], 32 * 12),
         ("dr_grpo", [0, 1, 2], 8 * 12),
+        ("ltx_video", [0, 1, 2], 8 * 12),
     ],
 )
 def test_a_recipe_trains_what_its_authors_do(name, trained, samples):

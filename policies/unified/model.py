@@ -7,7 +7,6 @@ Conventions: sigma is 1 at noise and 0 at data; velocity = noise - data.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -16,11 +15,12 @@ from diffusers.models.transformers.transformer_ltx import LTXVideoTransformer3DM
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from torch import Generator, Tensor, nn
 
-from policies.unified import video
+from policies import ltx
+from policies.autocast import autocast
+from policies.latents import Geometry, Grid, pack, standard_normal
+from policies.loading import require_fit
 from policies.unified.comprehension import NEXT_SCENE, Comprehension
 from policies.unified.connector import Connector
-from policies.unified.video import Geometry, Grid
-from rlnsp.settings import ConfigError
 from rlnsp.types import Condition, Video
 
 TRAINABLE = ("queries", "connector", "transformer", "vae")
@@ -62,31 +62,19 @@ class UnifiedModel(nn.Module):
         self.decode_timestep, self.decode_noise_scale, self.decode_batch_size = 0.05, 0.025, 16
         self._patches = transformer.config["patch_size"], transformer.config["patch_size_t"]
         self._check_widths(transformer.config["in_channels"], transformer.config["caption_channels"])
-        try:
-            self.grid()
-        except ValueError as error:
-            raise ConfigError(f"policy.config.{error}") from error
+        self.grid()
         self.train_only()
         self.eval()
 
     def _check_widths(self, in_channels: int, caption_channels: int) -> None:
         patch, patch_t = self._patches
         connector, channels = self.connector.config, self.vae.config["latent_channels"] * patch**2 * patch_t
-        for what, has, what_else, wants in (
-            (
-                "connector's width",
-                connector["width"],
-                "comprehension's hidden size",
-                self.comprehension.width,
-            ),
+        width = self.comprehension.width
+        require_fit(
+            ("connector's width", connector["width"], "comprehension's hidden size", width),
             ("connector's output", connector["out"], "transformer's caption_channels", caption_channels),
             ("VAE's latent channels in a patch", channels, "transformer's in_channels", in_channels),
-        ):
-            if has != wants:
-                raise ConfigError(
-                    f"policy.config: the {what} is {has}, the {what_else} {wants}. "
-                    "Take the parts from one policy folder, or give all of them (policy.config.folder=null)."
-                )
+        )
 
     @property
     def device(self) -> torch.device:
@@ -105,14 +93,7 @@ class UnifiedModel(nn.Module):
 
     def grid(self, geometry: Geometry | None = None) -> Grid:
         """The latent grid of clips of ``geometry``."""
-        patch, patch_t = self._patches
-        return video.latent_grid(geometry or self.geometry, self.vae, patch=patch, patch_t=patch_t)
-
-    def _autocast(self) -> AbstractContextManager[None]:
-        if self.compute_dtype == torch.float32:
-            return nullcontext()
-        # No cache: it would outlive an optimiser step taken while someone else's autocast is open.
-        return torch.autocast(self.device.type, self.compute_dtype, cache_enabled=False)  # pyright: ignore[reportReturnType]
+        return ltx.grid_of(geometry or self.geometry, self.vae, self._patches)
 
     def encode_texts(
         self,
@@ -132,7 +113,7 @@ class UnifiedModel(nn.Module):
         """
         connector = connector or self.connector
         prompts = [*(template.format(text) for text in texts), ""]
-        with self._autocast():
+        with autocast(self.device, self.compute_dtype):
             hidden = self.comprehension(prompts, connector.queries, [*(clips or [None] * len(texts)), None])
         embeds = connector(hidden.float())
         mask = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
@@ -140,12 +121,12 @@ class UnifiedModel(nn.Module):
 
     def sigmas(self, num_steps: int, geometry: Geometry | None = None) -> Tensor:
         """(num_steps + 1,) fp32 on the CPU, from 1 to 0: LTX's schedule for this number of tokens."""
-        return video.schedule(self.scheduler, num_steps, self.grid(geometry).num_tokens)
+        return ltx.schedule(self.scheduler, num_steps, self.grid(geometry).num_tokens)
 
     def noise(self, n: int, generator: Generator, geometry: Geometry | None = None) -> Tensor:
         """(n, N, C) fp32; LTXPipeline draws the same from the same generator."""
         grid = self.grid(geometry)
-        return video.pack(video.standard_normal((n, *grid.shape), generator, self.device), grid)
+        return pack(standard_normal((n, *grid.shape), generator, self.device), grid)
 
     def velocity(
         self,
@@ -159,31 +140,18 @@ class UnifiedModel(nn.Module):
 
         With ``guidance_scale`` w other than 1, v(null) + w (v(condition) - v(null)) from one batched call.
         """
-        embeds, mask = condition.embeds, condition.mask
-        guided = guidance_scale != 1.0
-        if guided:
-            n = len(x)
-            embeds = torch.cat([condition.null_embeds.expand(n, -1, -1), embeds])
-            mask = torch.cat([condition.null_mask.expand(n, -1), mask])
-            x, sigma = torch.cat([x, x]), torch.cat([sigma, sigma])
         geometry = geometry or self.geometry
-        frames, height, width = self.grid(geometry).tokens
-        with self._autocast():
-            v = self.transformer(
-                hidden_states=x.to(self.compute_dtype),
-                encoder_hidden_states=embeds.to(self.compute_dtype),
-                timestep=sigma * self.scheduler.config["num_train_timesteps"],
-                encoder_attention_mask=mask,
-                num_frames=frames,
-                height=height,
-                width=width,
-                rope_interpolation_scale=video.rope_scale(geometry, self.vae),
-                return_dict=False,
-            )[0].float()
-        if not guided:
-            return v
-        v_null, v_condition = v.chunk(2)
-        return v_null + guidance_scale * (v_condition - v_null)
+        return ltx.velocity(
+            self.transformer,
+            x,
+            sigma,
+            condition,
+            guidance_scale,
+            tokens=self.grid(geometry).tokens,
+            rope=ltx.rope_scale(geometry, self.vae),
+            num_timesteps=self.scheduler.config["num_train_timesteps"],
+            dtype=self.compute_dtype,
+        )
 
     def flow_loss(
         self,
@@ -215,40 +183,22 @@ class UnifiedModel(nn.Module):
         v = self.velocity((1 - at) * latents + at * noise, sigma, kept, geometry=geometry)
         return (v - (noise - latents)).pow(2).mean((1, 2))
 
-    @torch.no_grad()
     def encode_frames(self, frames: np.ndarray, generator: Generator | None = None) -> Tensor:
-        """Packed, normalised latents (B, N, C) fp32 of uint8 (B, F, H, W, 3).
-
-        The posterior's mean, or with a ``generator`` a draw from it.
-        """
+        """Packed, normalised latents (B, N, C) fp32 of uint8 (B, F, H, W, 3); see ``ltx.encode``."""
         _, f, h, w, _ = frames.shape
         grid = self.grid(Geometry(num_frames=f, height=h, width=w, fps=self.geometry.fps))
-        pixels = video.to_pixels(frames).to(self.device, self.vae.dtype)
-        posterior = self.vae.encode(pixels, return_dict=False)[0]
-        latents = posterior.mean.float()
-        if generator is not None:
-            noise = video.standard_normal(tuple(latents.shape), generator, self.device)
-            latents = latents + posterior.std.float() * noise
-        return video.pack(video.normalise(latents, self.vae), grid)
+        return ltx.encode(frames, self.vae, grid, generator)
 
-    @torch.no_grad()
     def decode(self, x: Tensor, generator: Generator, geometry: Geometry | None = None) -> Video:
-        """Clips of denoised latents (B, N, C).
-
-        A VAE with timestep conditioning (LTX 0.9.5 on) is given a little noise, as LTXPipeline does;
-        ``generator`` draws it, so the same one gives the same clip.
-        """
+        """Clips of denoised latents (B, N, C); see ``ltx.decode``."""
         geometry = geometry or self.geometry
-        latents = video.denormalise(video.unpack(x.float(), self.grid(geometry)), self.vae)
-        timestep = None
-        if self.vae.config["timestep_conditioning"]:
-            noise = video.standard_normal(tuple(latents.shape), generator, self.device)
-            latents = (1 - self.decode_noise_scale) * latents + self.decode_noise_scale * noise
-            timestep = torch.full((len(x),), self.decode_timestep, device=self.device, dtype=self.vae.dtype)
-        clips = []
-        for start in range(0, len(x), self.decode_batch_size):
-            rows = slice(start, start + self.decode_batch_size)
-            at = None if timestep is None else timestep[rows]
-            pixels = self.vae.decode(latents[rows].to(self.vae.dtype), at, return_dict=False)[0]
-            clips.append(video.from_pixels(pixels))
-        return Video(frames=np.concatenate(clips), fps=geometry.fps)
+        frames = ltx.decode(
+            x,
+            self.vae,
+            self.grid(geometry),
+            generator,
+            timestep=self.decode_timestep,
+            noise_scale=self.decode_noise_scale,
+            batch_size=self.decode_batch_size,
+        )
+        return Video(frames=frames, fps=geometry.fps)

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from policies.unified.settings import Limits, Lora, Source
-from rlnsp.settings import ConfigError
+from policies.settings import Lora, Source, require_positive
+from policies.unified.settings import Limits
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,18 +62,8 @@ class Unified:
         """Clips decoded at a time."""
 
         def __post_init__(self) -> None:
-            for name in (
-                "num_frames",
-                "height",
-                "width",
-                "fps",
-                "num_queries",
-                "connector_hidden",
-                "decode_batch_size",
-            ):
-                value = getattr(self, name)
-                if value is not None and value <= 0:
-                    raise ValueError(f"{name}={value}: must be positive.")
+            sizes = ("num_frames", "height", "width", "fps", "num_queries", "connector_hidden")
+            require_positive(self, (*sizes, "decode_batch_size"))
             if self.dtype not in ("fp32", "bf16"):
                 raise ValueError(f"dtype={self.dtype!r}: must be fp32 or bf16.")
 
@@ -83,9 +73,8 @@ class Unified:
         Raises:
             ConfigError: settings that the weights cannot meet; a missing or damaged file.
         """
-        import torch
-
-        from policies.unified.lora import add_lora
+        from policies.loading import device_of
+        from policies.lora import add_lora
         from policies.unified.weights import load_model
 
         self.config = config
@@ -100,8 +89,7 @@ class Unified:
             transformer, rank=lora.rank, alpha=lora.alpha, targets=lora.targets, seed=lora.seed
         )
         self.model.transformer = self._dit
-        auto = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model.to(auto if config.device == "auto" else config.device)
+        self.model.to(device_of(config.device))
         self._trains_connector = bool(parts)
         self._reference_connector = self._frozen_connector() if parts else None
         self._in_reference = False
@@ -142,12 +130,7 @@ class Unified:
         Raises:
             ConfigError: clips of another size.
         """
-        made = self.model.geometry
-        if frames.shape[1:4] != (made.num_frames, made.height, made.width):
-            raise ConfigError(
-                f"a clip has {frames.shape[1]} frames of {frames.shape[2]}x{frames.shape[3]}, but the policy "
-                f"makes {made.num_frames} of {made.height}x{made.width}; give clips of that size"
-            )
+        self.model.geometry.require(frames)
         return self.model.encode_frames(frames, generator)
 
     @contextmanager
@@ -174,7 +157,7 @@ class Unified:
 
     def save_adapter(self, folder: Path) -> None:
         """Write the adapter in peft's format, and beside it ``connector/`` where it is trained."""
-        from policies.unified.lora import save_lora
+        from policies.lora import save_lora
 
         folder.mkdir(parents=True, exist_ok=True)
         save_lora(self._dit, folder)
@@ -187,11 +170,11 @@ class Unified:
         Raises:
             ConfigError: a missing or damaged file, or an adapter of another shape.
         """
-        from policies.unified import files
-        from policies.unified.lora import load_lora
+        from policies.files import check_adapter
+        from policies.lora import load_lora
         from policies.unified.weights import load_connector
 
-        files.check_adapter(folder)
+        check_adapter(folder)
         load_lora(self._dit, folder)
         if (folder / "connector").is_dir():
             self._reference_connector = self._reference_connector or self._frozen_connector()

@@ -6,11 +6,9 @@ import copy
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTXVideo
@@ -18,22 +16,21 @@ from diffusers.models.transformers.transformer_ltx import LTXVideoTransformer3DM
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
-from transformers.utils import logging
 
+from policies.latents import Geometry
+from policies.loading import DTYPES, load, load_diffusers, load_scheduler, where, without_bars
+from policies.settings import Source
 from policies.unified import files
 from policies.unified.comprehension import Comprehension
 from policies.unified.connector import Connector, new_connector
 from policies.unified.model import UnifiedModel
-from policies.unified.settings import Limits, Source
-from policies.unified.video import Geometry
+from policies.unified.settings import Limits
 from rlnsp.settings import ConfigError
 
 if TYPE_CHECKING:
     from policies.unified.policy import Unified
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 GEOMETRY_KEYS = ("num_frames", "height", "width", "fps")
-T = TypeVar("T")
 
 
 def load_model(config: Unified.Config) -> UnifiedModel:
@@ -86,42 +83,36 @@ def load_comprehension(
     source: Source, *, dtype: torch.dtype = torch.float32, limits: Limits | None = None
 ) -> Comprehension:
     """Qwen2.5-VL with its tokenizer and image processor, frozen."""
-    path, where = _where(source, "comprehension")
-    model = _load(
+    path, how = where(source, "comprehension")
+    model = load(
         "comprehension",
         path,
         lambda: Qwen2_5_VLForConditionalGeneration.from_pretrained(
-            path, dtype=dtype, use_safetensors=True, output_loading_info=True, **where
+            path, dtype=dtype, use_safetensors=True, output_loading_info=True, **how
         ),
     )
-    tokenizer = _load("comprehension's tokenizer", path, lambda: AutoTokenizer.from_pretrained(path, **where))
-    images = _load(
+    tokenizer = load("comprehension's tokenizer", path, lambda: AutoTokenizer.from_pretrained(path, **how))
+    images = load(
         "comprehension's image processor",
         path,
-        lambda: Qwen2VLImageProcessorPil.from_pretrained(path, **where),
+        lambda: Qwen2VLImageProcessorPil.from_pretrained(path, **how),
     )
     return Comprehension(model, tokenizer, images, limits)
 
 
 def load_transformer(source: Source, *, dtype: torch.dtype = torch.float32) -> LTXVideoTransformer3DModel:
     """LTX-Video's DiT."""
-    return _load_diffusers(LTXVideoTransformer3DModel, source, "transformer", dtype)
+    return load_diffusers(LTXVideoTransformer3DModel, source, "transformer", dtype)
 
 
 def load_vae(source: Source, *, dtype: torch.dtype = torch.float32) -> AutoencoderKLLTXVideo:
     """LTX-Video's VAE."""
-    return _load_diffusers(AutoencoderKLLTXVideo, source, "vae", dtype)
+    return load_diffusers(AutoencoderKLLTXVideo, source, "vae", dtype)
 
 
 def load_connector(source: Source) -> Connector:
     """Queries and connector, always in fp32: they are small and may be trained."""
-    return _load_diffusers(Connector, source, "connector", torch.float32)
-
-
-def load_scheduler(source: Source) -> FlowMatchEulerDiscreteScheduler:
-    """The flow-matching schedule with its shift."""
-    path, where = _where(source, "scheduler")
-    return _load("scheduler", path, lambda: FlowMatchEulerDiscreteScheduler.from_pretrained(path, **where))
+    return load_diffusers(Connector, source, "connector", torch.float32)
 
 
 def save_policy(
@@ -179,18 +170,6 @@ def save_policy(
     shutil.rmtree(old, ignore_errors=True)
 
 
-@contextmanager
-def without_bars() -> Iterator[None]:
-    """transformers' progress bars stay away; they would tear the caller's own."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
 def _fresh(folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     return folder
@@ -210,43 +189,3 @@ def _need(sources: dict[str, Source | None], part: str) -> Source:
     if (source := sources[part]) is None:
         raise ConfigError(f"policy.config.{part}.path: without policy.config.folder it must be given.")
     return source
-
-
-def _where(source: Source, part: str) -> tuple[str, dict[str, Any]]:
-    """What to pass to ``from_pretrained``; a folder's files are checked on the way."""
-    path = source.path or ""
-    local = Path(path).expanduser()
-    if local.is_dir():
-        files.check_part(local / source.subfolder, part)
-        path = str(local)
-    elif path.count("/") != 1 or path.startswith((".", "~", "/")):  # no hub id
-        raise ConfigError(f"{path}: this policy's {part} is missing. Give a folder or a model hub's id.")
-    return path, {"subfolder": source.subfolder, "revision": source.revision}
-
-
-def _load(part: str, path: str, load: Callable[[], Any]) -> Any:
-    try:
-        # The libraries draw weights before they read them; torch's global generator is left as it was.
-        with without_bars(), torch.random.fork_rng(devices=[]):
-            loaded = load()
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ConfigError(f"{path}: cannot load the {part}: {reason}") from error
-    if isinstance(loaded, tuple):
-        loaded, info = loaded
-        if missing := sorted(info["missing_keys"]):
-            # The libraries would go on with random numbers in its place.
-            raise ConfigError(f"{path}: the {part}'s weights lack {missing[0]!r} ({len(missing)} in all).")
-    return loaded
-
-
-def _load_diffusers(kind: type[T], source: Source, part: str, dtype: torch.dtype) -> T:
-    path, where = _where(source, part)
-    loader: Any = kind
-    return _load(
-        part,
-        path,
-        lambda: loader.from_pretrained(
-            path, torch_dtype=dtype, use_safetensors=True, output_loading_info=True, **where
-        ),
-    ).eval()

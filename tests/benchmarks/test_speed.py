@@ -62,6 +62,25 @@ def test_the_command_writes_what_it_shows(case, tmp_path, monkeypatch, capsys):
     assert {"over_bare", "rollout_forwards", "environment"} <= set(written)
 
 
+def test_the_tiny_wan_is_of_the_sizes_that_it_is_compared_at():
+    """1.2 M and VAE 0.8 M, 48 latent and 512 text tokens, 4 x 8 samples, 2 of 8 steps, LoRA 16, batch 8."""
+    case = setting("wan", "tiny")
+    model = case.policy.model
+    sizes = {
+        part: sum(
+            value.numel() for name, value in getattr(model, part).named_parameters() if "lora" not in name
+        )
+        for part in ("transformer", "vae")
+    }
+    assert sizes["transformer"] == pytest.approx(1.2e6, rel=0.05)
+    assert sizes["vae"] == pytest.approx(0.8e6, rel=0.05)
+    assert model.grid.num_tokens == 48
+    assert case.policy.encode(case.scenes).embeds.shape[:2] == (4, 512)
+    assert case.policy.config.lora.rank == 16
+    assert (case.group_size, case.sampler.num_steps, case.sampler.window.size) == (8, 8, 2)
+    assert case.trainer.micro_batch_size == 8
+
+
 def test_an_unknown_setting_is_refused_with_those_that_there_are():
     with pytest.raises(SystemExit, match="no setting --policy world --shape none; there are --policy"):
         setting("world", "none")

@@ -1,13 +1,14 @@
-"""One tiny policy folder for all tests of a session; a test that changes a policy loads its own from it."""
+"""Tiny folders for all tests of a session; a test that changes a policy loads its own from them."""
 
 from pathlib import Path
 
 import pytest
 import torch
 
+from policies.settings import Lora
 from policies.unified import Unified
 from policies.unified.model import UnifiedModel
-from policies.unified.settings import Lora
+from tests.policies.pipelines import NAMES, make_pipeline_folder
 from tests.policies.tiny import make_model, make_policy_folder
 
 
@@ -19,6 +20,13 @@ def _one_thread() -> None:
 @pytest.fixture(scope="session")
 def policy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_policy_folder(tmp_path_factory.mktemp("policy") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def pipeline_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A tiny pipeline's folder for each policy that reads one."""
+    root = tmp_path_factory.mktemp("pipelines")
+    return {name: make_pipeline_folder(name, root / name) for name in NAMES}
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import json
 import pytest
 from safetensors.torch import load_file
 
+from policies.settings import Lora
 from policies.unified import Unified
-from policies.unified.settings import Lora
 from rlnsp.settings import (
     EvaluationConfig,
     RewardSlot,

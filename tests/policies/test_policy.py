@@ -7,8 +7,8 @@ import pytest
 import torch
 from peft import PeftModel
 
+from policies.settings import Lora, Source
 from policies.unified import Unified
-from policies.unified.settings import Lora, Source
 from policies.unified.weights import load_transformer
 from rlnsp.types import Scene
 from tests.policies.tiny import make_model

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from policies.settings import Source
 from policies.unified import Unified, files
-from policies.unified.settings import Source
 from policies.unified.weights import load_model, save_policy
 from rlnsp.settings import ConfigError
 from tests.policies.tiny import GEOMETRY, make_model, make_policy_folder, save_model

@@ -11,10 +11,11 @@ from diffusers.models.transformers.transformer_ltx import LTXVideoTransformer3DM
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from policies.latents import Geometry
+from policies.ltx import ltx_scheduler
 from policies.unified.comprehension import Comprehension
 from policies.unified.connector import Connector, new_connector
 from policies.unified.model import UnifiedModel
-from policies.unified.video import Geometry, ltx_scheduler
 from policies.unified.weights import save_policy
 from pretrain.tokenizer import SPECIAL, byte_tokenizer
 

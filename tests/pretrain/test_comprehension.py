@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from policies.latents import Geometry
+from policies.settings import Source
 from policies.unified.comprehension import CAPTION, NEXT_SCENE, Comprehension
-from policies.unified.settings import Source
-from policies.unified.video import Geometry
 from policies.unified.weights import load_comprehension, save_policy
 from pretrain.clips import Clips
 from pretrain.comprehension import (

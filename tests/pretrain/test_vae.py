@@ -6,7 +6,8 @@ from typing import Literal
 import pytest
 import torch
 
-from policies.unified.video import Geometry, normalise, to_pixels
+from policies.latents import Geometry, to_pixels
+from policies.ltx import normalise
 from pretrain.loop import LoopConfig
 from pretrain.vae import VAEConfig, build_vae, train_vae
 from rlnsp.config import ConfigError

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from policies.unified.video import Geometry
+from policies.latents import Geometry
 from pretrain.work import DataConfig, Work
 from rlnsp.config import ConfigError
 

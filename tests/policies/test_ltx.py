@@ -5,8 +5,8 @@ import pytest
 import torch
 from diffusers.pipelines.ltx.pipeline_ltx import LTXPipeline
 
-from policies.unified import video
-from policies.unified.video import Geometry, Grid
+from policies import ltx
+from policies.latents import Geometry, Grid, from_pixels, pack, to_pixels, unpack
 from tests.policies import tiny
 
 STEPS = 6
@@ -14,7 +14,7 @@ STEPS = 6
 
 @pytest.fixture
 def pipeline(model):
-    parts = {"transformer": model.transformer, "vae": model.vae, "scheduler": video.ltx_scheduler()}
+    parts = {"transformer": model.transformer, "vae": model.vae, "scheduler": ltx.ltx_scheduler()}
     made = LTXPipeline(text_encoder=None, tokenizer=None, **parts)  # pyright: ignore[reportArgumentType]
     made.set_progress_bar_config(disable=True)
     return made
@@ -116,39 +116,39 @@ def test_guidance_is_linear_in_its_scale(model, condition):
 
 def test_ltx_schedule_at_the_papers_size_is_the_known_one():
     """8 steps, 6,144 tokens: exp-shifted by mu = 0.95 + (6144 - 1024) 1.1 / 3072, stretched to end on 0.1."""
-    sigmas = video.schedule(video.ltx_scheduler(), 8, 6144)
+    sigmas = ltx.schedule(ltx.ltx_scheduler(), 8, 6144)
     known = torch.tensor([1, 0.974, 0.940, 0.893, 0.827, 0.722, 0.534, 0.1, 0])
     torch.testing.assert_close(sigmas, known, rtol=0, atol=6e-4)
 
 
 def test_a_schedule_of_one_step_is_refused():
     with pytest.raises(ValueError, match="at least 2 steps"):
-        video.schedule(video.ltx_scheduler(), 1, 48)
+        ltx.schedule(ltx.ltx_scheduler(), 1, 48)
 
 
 @pytest.mark.parametrize(("patch", "patch_t"), [(1, 1), (2, 1), (2, 3)])
 def test_unpack_inverts_pack(patch, patch_t):
     grid = Grid(channels=3, frames=3, height=4, width=6, patch=patch, patch_t=patch_t)
     latents = torch.randn(2, *grid.shape, generator=torch.Generator().manual_seed(0))
-    tokens = video.pack(latents, grid)
+    tokens = pack(latents, grid)
     assert tokens.shape == (2, grid.num_tokens, 3 * patch**2 * patch_t)
     torch.testing.assert_close(tokens, LTXPipeline._pack_latents(latents, patch, patch_t), rtol=0, atol=0)
-    torch.testing.assert_close(video.unpack(tokens, grid), latents, rtol=0, atol=0)
+    torch.testing.assert_close(unpack(tokens, grid), latents, rtol=0, atol=0)
 
 
 def test_denormalise_inverts_normalise_and_uses_each_channels_moments(model):
     latents = torch.randn(2, 8, 2, 4, 6, generator=torch.Generator().manual_seed(0))
-    normal = video.normalise(latents, model.vae)
+    normal = ltx.normalise(latents, model.vae)
     torch.testing.assert_close(normal[:, 7], (latents[:, 7] - 0.5) / 2.0)
-    torch.testing.assert_close(video.denormalise(normal, model.vae), latents)
+    torch.testing.assert_close(ltx.denormalise(normal, model.vae), latents)
 
 
 def test_pixels_survive_the_way_to_the_vae_and_back():
     frames = np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16, 1).repeat(3, -1)
-    pixels = video.to_pixels(frames)
+    pixels = to_pixels(frames)
     assert pixels.shape == (1, 3, 1, 16, 16)
     assert (pixels.min(), pixels.max()) == (-1, 1)
-    np.testing.assert_array_equal(video.from_pixels(pixels), frames)
+    np.testing.assert_array_equal(from_pixels(pixels), frames)
 
 
 def test_frames_encode_to_packed_latents_and_a_generator_draws_round_the_mean(model):

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.models.transformers.transformer_ltx import LTXVideoTransformer3DModel
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from peft.utils.save_and_load import load_peft_weights
 from torch import nn
@@ -20,7 +19,7 @@ ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
 def add_lora(
-    transformer: LTXVideoTransformer3DModel, *, rank: int, alpha: float, targets: Sequence[str], seed: int
+    transformer: nn.Module, *, rank: int, alpha: float, targets: Sequence[str], seed: int
 ) -> PeftModel:
     """The DiT with a zero adapter: B starts at 0, so its velocity is still the bare DiT's.
 
