@@ -4,17 +4,17 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any, cast, get_args
+from typing import Any
 
 import numpy as np
 
 from rlnsp import plugins
 from rlnsp.config import plugin_settings
 from rlnsp.data import NUM_FUTURES, has_true_clips, true_clips
-from rlnsp.declaration import Declaration, Need
+from rlnsp.declaration import PARAMETERS, Declaration, Need, declared
 from rlnsp.lane import Lane
 from rlnsp.manifest import read_clip
-from rlnsp.protocols import ChecksScenes, Declares
+from rlnsp.protocols import ChecksScenes
 from rlnsp.settings import ConfigError, RewardSlot
 from rlnsp.types import NO_FRAMES, Sample, Scene
 
@@ -46,9 +46,17 @@ class BuiltReward:
         is_coroutine = inspect.iscoroutinefunction
         return is_coroutine(self.call) or is_coroutine(getattr(self.call, "__call__", None))  # noqa: B004
 
-    def answer(self, samples: Sequence[Sample]) -> Answer | Awaitable[Answer]:
-        """What it says of the samples, shown as it declares that it needs to see them."""
-        return self.call(self.view(samples))
+    async def ask(self, samples: Sequence[Sample]) -> Any:
+        """Its answer, as it comes, to the samples as it declares that it needs to see them.
+
+        On the event loop of ``rlnsp.lane.in_background``, and in a place of the reward's lane.
+
+        Raises:
+            TimeoutError: there was none in ``timeout_s``.
+        """
+        return await self.lane.run(
+            lambda: self.call(self.view(samples)), in_thread=not self.is_async, timeout_s=self.timeout_s
+        )
 
     def needs(self, need: Need) -> bool:
         """It is to be given that."""
@@ -103,15 +111,6 @@ def build_reward(name: str, slot: RewardSlot) -> BuiltReward:
     return BuiltReward(name=name, call=call, declaration=declaration, **own)
 
 
-def declared(reward: Any) -> Declaration:
-    """What a class or function says of itself; what it says nothing of follows from its parameters."""
-    said = reward.declaration if isinstance(reward, Declares) else Declaration()
-    if said.needs is not None or isinstance(reward, type):
-        return said
-    named = tuple(need for need, name in _COLUMNS.items() if name in inspect.signature(reward).parameters)
-    return replace(said, needs=cast(tuple[Need, ...], named) or None)
-
-
 def check_scenes(rewards: Sequence[BuiltReward], scenes: Sequence[Scene]) -> None:
     """Ask the rewards that can tell whether they will be able to score these scenes.
 
@@ -131,16 +130,6 @@ def check_scenes(rewards: Sequence[BuiltReward], scenes: Sequence[Scene]) -> Non
             raise ConfigError(f"rewards.{reward.name}: {error}") from error
 
 
-_COLUMNS = {
-    "frames": "completions",
-    "latents": "latents",
-    "context_clip": "context_frames",
-    "futures": "futures",
-}
-"""What a function in TRL's form calls each need."""
-assert tuple(_COLUMNS) == get_args(Need)
-
-
 def from_function(function: Callable[..., Any]) -> Callable[[Sequence[Sample]], Any]:
     """A reward out of ``f(prompts, completions, **columns)``, TRL's form; completions are the videos.
 
@@ -149,7 +138,7 @@ def from_function(function: Callable[..., Any]) -> Callable[[Sequence[Sample]], 
     the samples.
     """
     parameters = inspect.signature(function).parameters
-    if not set(_COLUMNS.values()) & set(parameters):
+    if not set(PARAMETERS.values()) & set(parameters):
         return function
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 

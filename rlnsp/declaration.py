@@ -1,14 +1,25 @@
 """What a reward says of itself: what it needs to see, its range, and what it must tell apart."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, TypeVar, get_args
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeVar, get_args
+
+from rlnsp.protocols import Declares
 
 Need = Literal["frames", "latents", "context_clip", "futures"]
 """``frames``: the decoded clip and its fps.  ``latents``: what it is decoded from.  ``context_clip``: the
 preceding scene's video.  ``futures``: the true next scenes.  The preceding scene's words are always there."""
 Fault = Literal["shuffled", "static", "noisy"]
 """Of a clip: the true one of another scene; one frame all along; noise on every pixel."""
+
+PARAMETERS: Mapping[Need, str] = {
+    "frames": "completions",
+    "latents": "latents",
+    "context_clip": "context_frames",
+    "futures": "futures",
+}
+"""What a function in TRL's form calls each need."""
 
 Plugin = TypeVar("Plugin", bound=Callable[..., object])
 
@@ -51,6 +62,15 @@ def declares(
         return reward
 
     return put
+
+
+def declared(reward: Any) -> Declaration:
+    """What a reward says of itself; needs that it does not say are those that its parameters name, if any."""
+    said = reward.declaration if isinstance(reward, Declares) else Declaration()
+    if said.needs is not None or isinstance(reward, type):
+        return said
+    parameters = inspect.signature(reward).parameters
+    return replace(said, needs=tuple(need for need, name in PARAMETERS.items() if name in parameters) or None)
 
 
 def _check_words(what: str, given: tuple[str, ...], known: tuple[str, ...]) -> None:

@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class Lane:
-    """Runs at most ``width`` calls at a time, in the order they come.
+    """Room for ``width`` calls at a time, which are given it in the order they come.
 
     A plain function runs in one of ``width`` threads, always the same ones, so that what belongs to a thread,
     such as a connection, is found again.
@@ -21,7 +21,8 @@ class Lane:
 
     def __init__(self, name: str, width: int = 1) -> None:
         self.name, self.width = name, width
-        self._free = asyncio.Semaphore(width)
+        self.place = asyncio.Semaphore(width)
+        """To be held during ``run`` by whoever may have several calls under way."""
 
     async def run(self, call: Callable[[], Any], *, in_thread: bool, timeout_s: float | None = None) -> Any:
         """What ``call()`` returns, awaited where it can be; on the event loop of ``in_background``.
@@ -35,7 +36,7 @@ class Lane:
             TimeoutError: it took longer.  A thread cannot be stopped: calls to a plain function that hangs
                 queue behind it, and time out too.
         """
-        async with self._free, asyncio.timeout(timeout_s):
+        async with asyncio.timeout(timeout_s):
             answer = await asyncio.wrap_future(self._threads.submit(call)) if in_thread else call()
             return await answer if inspect.isawaitable(answer) else answer
 

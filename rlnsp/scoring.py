@@ -14,7 +14,7 @@ from rlnsp.built_reward import BuiltReward, build_rewards, check_scenes, from_fu
 from rlnsp.declaration import Need
 from rlnsp.lane import in_background
 from rlnsp.redaction import redacted
-from rlnsp.types import Sample, Scores
+from rlnsp.types import Sample, Scores, rows_by_scene
 
 __all__ = [
     "BuiltReward",
@@ -72,7 +72,7 @@ class Judging:
         """
         for reward in self.rewards:
             one_call = [list(range(len(samples)))]
-            for rows in one_call if reward.concurrency == 1 else _rows_by_scene(samples):
+            for rows in one_call if reward.concurrency == 1 else rows_by_scene(samples):
                 call = in_background(_judge(reward, [samples[row] for row in rows]))
                 self._calls.append((reward, [self._count + row for row in rows], call))
         self._count += len(samples)
@@ -140,7 +140,7 @@ async def _scene_by_scene(
     Raises:
         RewardFailed: ``on_failure`` is raise.
     """
-    groups = _rows_by_scene(samples)
+    groups = rows_by_scene(samples)
     values = [math.nan] * len(samples)
     if len(groups) == 1 or isinstance(first, TimeoutError | BadAnswer):
         where = f"scene {samples[0].scene.id!r}" if len(groups) == 1 else f"a call of {len(groups)} scenes"
@@ -162,17 +162,11 @@ async def _scene_by_scene(
 
 async def _call(reward: BuiltReward, samples: Sequence[Sample], judgement: _Judgement) -> list[float]:
     """One call; one value a sample, NaN where unscored."""
-    start = math.nan
-
-    def call() -> Any:
-        nonlocal start
+    async with reward.lane.place:
         start = time.perf_counter()
-        return reward.answer(samples)
-
-    try:
-        answer = await reward.lane.run(call, in_thread=not reward.is_async, timeout_s=reward.timeout_s)
-    finally:
-        if start == start:  # it may have timed out before its turn came
+        try:
+            answer = await reward.ask(samples)
+        finally:
             judgement.seconds += time.perf_counter() - start
     try:
         values = list(answer)
@@ -231,10 +225,3 @@ def _too_many(scores: Scores, dropped: float, allowed: float) -> str:
         f"{dropped:.0%} of {len(scores.scored)} samples could not be scored (by reward: {counts}); at most "
         f"{allowed:.0%} may: repair what fails, or raise trainer.max_drop_share{errors}"
     )
-
-
-def _rows_by_scene(samples: Sequence[Sample]) -> list[list[int]]:
-    rows: dict[str, list[int]] = {}
-    for row, sample in enumerate(samples):
-        rows.setdefault(sample.scene.id, []).append(row)
-    return list(rows.values())

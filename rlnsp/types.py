@@ -74,6 +74,14 @@ class Sample:
     """(n, F, H, W, 3) uint8, clips that truly follow; for a reward that needs them."""
 
 
+def rows_by_scene(samples: Sequence[Sample]) -> list[list[int]]:
+    """Of each scene, in the order of their first samples, which of the samples are its own."""
+    rows: dict[str, list[int]] = {}
+    for row, sample in enumerate(samples):
+        rows.setdefault(sample.scene.id, []).append(row)
+    return list(rows.values())
+
+
 @dataclass(frozen=True, kw_only=True)
 class Condition:
     """What the denoiser attends to, a row a scene or a sample, and the row that stands for 'no condition'."""

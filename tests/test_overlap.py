@@ -1,4 +1,4 @@
-"""While a group is judged the next is sampled: almost all of a judge's latency is hidden, and no bit changes."""
+"""While a group is judged the next is sampled: a judge's latency is hidden, and no bit changes."""
 
 import time
 
@@ -12,16 +12,16 @@ from rlnsp.settings import SamplerConfig, WindowConfig
 from rlnsp.testing import ToyPolicy
 from rlnsp.types import Scene
 
-LATENCY_S, GROUPS, GROUP_SIZE = 0.2, 20, 4
+LATENCY_S, GROUPS, GROUP_SIZE = 0.2, 30, 4
 SCENES = [Scene(id=f"s{i}", context=f"context {i}") for i in range(GROUPS)]
 SAMPLER = SamplerConfig(num_steps=4, window=WindowConfig(size=2))
 
 
 class Slow(ToyPolicy):
-    """Takes a little longer to make a group than the judge does to judge it."""
+    """Takes longer to make a group than the judge does to judge it."""
 
     def decode(self, x, generator):
-        time.sleep(1.1 * LATENCY_S)
+        time.sleep(1.3 * LATENCY_S)
         return super().decode(x, generator)
 
 
