@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, cast, get_args
 
 from rlnsp.protocols import Declares
 
@@ -69,7 +69,7 @@ def declared(reward: Any) -> Declaration:
     said = reward.declaration if isinstance(reward, Declares) else Declaration()
     if said.needs is not None or isinstance(reward, type):
         return said
-    parameters = inspect.signature(reward).parameters
+    parameters = inspect.signature(cast(Callable[..., Any], reward)).parameters
     return replace(said, needs=tuple(need for need, name in PARAMETERS.items() if name in parameters) or None)
 
 

@@ -76,7 +76,8 @@ def test_every_command_is_one_that_rlnsp_takes(line, here, capsys):
     parser = argparse.ArgumentParser(exit_on_error=False, allow_abbrev=False)
     command.add_arguments(parser)
     args = parser.parse_intermixed_args(words)
-    config.load(getattr(args, "config", None) or "world", getattr(args, "overrides", []))
+    rewards = [args.reward] if name == "reward" and args.reward else []
+    config.load(getattr(args, "config", None) or "world", getattr(args, "overrides", []), rewards)
 
 
 @pytest.mark.parametrize("name", sorted(inline("rlnsp")))
