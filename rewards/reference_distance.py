@@ -9,7 +9,7 @@ from rlnsp.types import Sample
 
 @declares(needs=("frames", "futures"), range=(-1, 0), tells=("shuffled", "static", "noisy"))
 class ReferenceDistance:
-    """Less the mean absolute difference of pixels to the nearest true next scene.  In [-1, 0]; 0 is that scene.
+    """Less the mean absolute difference of pixels to the nearest true next scene.  In [-1, 0].
 
     The true scene is the manifest's ``video``; in the embedded world, the nearest of several that may follow.
     Where more can happen than the manifest knows, it punishes clips that are as right.  A run that optimises

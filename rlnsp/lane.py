@@ -33,11 +33,10 @@ class Lane:
             timeout_s: the longest that it may take.
 
         Raises:
-            TimeoutError: it took longer.  A thread cannot be stopped: calls to a plain function that hangs
-                queue behind it, and time out too.
+            TimeoutError: it took longer.  A thread cannot be stopped: another takes its place.
         """
         async with asyncio.timeout(timeout_s):
-            answer = await asyncio.wrap_future(self._threads.submit(call)) if in_thread else call()
+            answer = await self._threads.run(call) if in_thread else call()
             return await answer if inspect.isawaitable(answer) else answer
 
     @cached_property
@@ -62,17 +61,29 @@ class _Threads:
     """Daemons: the threads of a ThreadPoolExecutor would keep an interrupted run from ending."""
 
     def __init__(self, name: str, count: int) -> None:
+        self.name = name
         self._calls: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
-        for number in range(count):
-            threading.Thread(target=self._work, name=f"rlnsp-reward-{name}-{number}", daemon=True).start()
+        self._given_up: set[Future[Any]] = set()
+        for _ in range(count):
+            self._start()
 
-    def submit(self, call: Callable[[], Any]) -> "Future[Any]":
+    async def run(self, call: Callable[[], Any]) -> Any:
         future: Future[Any] = Future()
         self._calls.put((call, future))
-        return future
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            if future.running():
+                self._given_up.add(future)
+                self._start()
+            raise
+
+    def _start(self) -> None:
+        threading.Thread(target=self._work, name=f"rlnsp-reward-{self.name}", daemon=True).start()
 
     def _work(self) -> None:
-        while True:
+        future: Future[Any] | None = None
+        while future not in self._given_up:
             call, future = self._calls.get()
             if not future.set_running_or_notify_cancel():
                 continue  # it timed out while it waited

@@ -95,7 +95,8 @@ def test_where_no_reward_needs_frames_nothing_is_decoded():
     seen = rollout(ToyPolicy(ToyPolicy.Config()), WORLD, SamplerConfig(), 3, Randomness(seed=0), chunk_size=6)
     assert torch.equal(made.latents, seen.latents)
     assert all(
-        one.frames.size == 0 and torch.equal(one.latents, x) for one, x in zip(made.samples, made.latents)
+        one.frames.size == 0 and torch.equal(one.latents, x)
+        for one, x in zip(made.samples, made.latents, strict=True)
     )
     assert all(one.frames.size for one in seen.samples)
 

@@ -222,7 +222,7 @@ def test_a_call_that_fails_is_made_again_as_often_as_is_said():
 def test_the_wait_before_a_retry_is_drawn_and_doubles(monkeypatch):
     waits = []
     monkeypatch.setattr("asyncio.sleep", lambda seconds: waited(waits, seconds))
-    many = reward(Flaky(99), retries=8, retry_wait_s=1.0, on_failure="drop")
+    many = reward(Flaky(9999), retries=8, retry_wait_s=1.0, on_failure="drop")
     for _ in range(40):
         score([many], SAMPLES[:2])
     for number in range(8):
