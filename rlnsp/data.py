@@ -68,9 +68,8 @@ def distances_to_nearest(clips: Sequence[NDArray[np.uint8]], true: NDArray[np.ui
 
     NaN where the true clips (n, F, H, W, 3) are of another size.
     """
-    wide = true.astype(np.int16)
     return [
-        float(np.abs(wide - clip.astype(np.int16)).mean(axis=(1, 2, 3, 4)).min() / 255)
+        float(np.abs(true - clip.astype(np.int16)).mean(axis=(1, 2, 3, 4)).min() / 255)
         if clip.shape == true.shape[1:]
         else np.nan
         for clip in clips

@@ -50,7 +50,7 @@ class Judging:
 
     A sample that its reward answered None for is unscored and leaves its group.  A call that raises, takes
     too long, or answers with something else than a list of a value a sample has failed, and is made again as
-    often as the reward's ``retries`` say; so has a value that is an exception or is not finite.  With
+    often as the reward's ``retries`` say.  A value that is an exception or is not finite has failed too.  With
     ``on_failure`` raise the run stops; with drop, the samples concerned are unscored: for a call that raised,
     the scenes that fail when they are judged one at a time.
     """
@@ -205,7 +205,7 @@ def _failed(reward: BuiltReward, where: str, error: Exception) -> str:
     match error:
         case BadAnswer():
             what = str(error)
-        case TimeoutError() if not str(error):
+        case TimeoutError() if reward.timeout_s and not str(error):
             what = f"no answer in {reward.timeout_s:g} s"
         case _:
             what = f"{type(error).__name__}: {error}"

@@ -1,5 +1,7 @@
 """Only what a reward declares that it needs is made, and only that reaches it."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -38,13 +40,13 @@ def test_a_reward_that_declares_nothing_sees_frames_alone():
 
 
 def test_a_reward_of_latents_sees_no_frames_whatever_others_need():
-    one = with_needs("latents").view(SAMPLES)[1]
+    one: Any = with_needs("latents").view(SAMPLES)[1]
     assert torch.equal(one.latents, torch.full((6, 3), 2.0))
     assert one.frames.size == 0
 
 
 def test_futures_are_the_clips_that_truly_follow():
-    seen = with_needs("futures").view(SAMPLES)
+    seen: list[Any] = with_needs("futures").view(SAMPLES)
     for one in seen:
         assert np.array_equal(one.futures, true_clips(one.scene, NUM_FUTURES))
     assert seen[0].futures is seen[1].futures  # made once a scene
@@ -55,7 +57,7 @@ def test_a_context_clip_is_read_for_a_reward_that_needs_it(tmp_path):
     write_clip(tmp_path / "before.mp4", frames, 8.0)
     scene = Scene(id="a", context="A ball.", context_clip=tmp_path / "before.mp4")
     sample = Sample(scene=scene, frames=frames, fps=8.0)
-    (one,) = with_needs("context_clip").view([sample])
+    one: Any = with_needs("context_clip").view([sample])[0]
     assert np.abs(one.context_frames.astype(int) - 128).max() <= 2
 
 
@@ -91,7 +93,7 @@ def test_where_no_reward_needs_frames_nothing_is_decoded():
             raise AssertionError("decoded")
 
     policy = Blind(ToyPolicy.Config())
-    made = rollout(policy, WORLD, SamplerConfig(), 3, Randomness(seed=0), chunk_size=6, decode=False)
+    made: Any = rollout(policy, WORLD, SamplerConfig(), 3, Randomness(seed=0), chunk_size=6, decode=False)
     seen = rollout(ToyPolicy(ToyPolicy.Config()), WORLD, SamplerConfig(), 3, Randomness(seed=0), chunk_size=6)
     assert torch.equal(made.latents, seen.latents)
     assert all(

@@ -11,7 +11,7 @@ import pytest
 
 from rlnsp import cli
 from rlnsp.built_reward import BuiltReward, from_function
-from rlnsp.declaration import Declaration, declared, declares
+from rlnsp.declaration import Declaration, Fault, declared, declares
 from rlnsp.manifest import write_clip, write_manifest
 from rlnsp.settings import ConfigError
 from rlnsp.testing.bench import Bench, make_bench
@@ -21,8 +21,8 @@ from rlnsp.types import Sample, Scene, rows_by_scene
 from rlnsp.world import scenes
 
 SCENES = [Scene(id=f"s{i}", context=f"context {i}") for i in range(6)]
-FAULTS = (None, None, "shuffled", "static", "noisy")
-LEVEL = {None: 200, "shuffled": 150, "static": 100, "noisy": 50}
+FAULTS: tuple[Fault | None, ...] = (None, None, "shuffled", "static", "noisy")
+LEVEL: dict[Fault | None, int] = {None: 200, "shuffled": 150, "static": 100, "noisy": 50}
 
 
 def bench():
@@ -32,7 +32,7 @@ def bench():
         for i, scene in enumerate(SCENES)
         for j, fault in enumerate(FAULTS)
     ]
-    return Bench(samples=samples, faults=[*FAULTS] * len(SCENES))
+    return Bench(samples=samples, faults=list(FAULTS) * len(SCENES))
 
 
 def brightness(samples):

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -124,7 +125,7 @@ def test_a_key_comes_from_the_environment_and_reaches_the_judge_alone(
     assert not any(b"nobody-may-see" in text for text in [*written, said.out.encode(), said.err.encode()])
 
 
-def run_config(served, host, on_failure="raise", num_iterations=4, **settings):
+def run_config(served, host, on_failure: Any = "raise", num_iterations=4, **settings):
     slot = RewardSlot(
         use=served,
         config={"host": host, **settings},

@@ -249,6 +249,14 @@ def test_a_call_that_takes_too_long_has_failed(is_async):
     assert time.perf_counter() - start < 2
 
 
+def test_a_rewards_own_timeout_is_told_as_any_error():
+    def gives_up(samples):
+        raise TimeoutError
+
+    with pytest.raises(RewardFailed, match="'mine' failed on a call of 2 scenes: TimeoutError: "):
+        score([reward(gives_up)], SAMPLES)
+
+
 class Busy:
     """Counts the calls that are under way at once."""
 
