@@ -50,9 +50,9 @@ class Judging:
 
     A sample that its reward answered None for is unscored and leaves its group.  A call that raises, takes
     too long, or answers with something else than a list of a value a sample has failed, and is made again as
-    often as the reward's ``retries`` say.  A value that is an exception or is not finite has failed too.  With
-    ``on_failure`` raise the run stops; with drop, the samples concerned are unscored: for a call that raised,
-    the scenes that fail when they are judged one at a time.
+    often as the reward's ``retries`` say.  A value that is an exception or is not finite has failed too.
+    With ``on_failure`` raise the run stops; with drop, the samples concerned are unscored: for a call that
+    raised, the scenes that fail when they are judged one at a time.
     """
 
     def __init__(self, rewards: Sequence[BuiltReward]) -> None:

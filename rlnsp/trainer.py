@@ -242,8 +242,8 @@ class Run:
         if risen > self.config.data_loss.alarm:
             self.display.say(
                 f"alarm: the held-out diffusion loss is {risen:.0%} above that before RL: the policy leaves "
-                "the data, as it does when it hacks a reward. Look at the clips; train less, lower the learning "
-                "rate, or raise data_loss.coefficient"
+                "the data, as it does when it hacks a reward. Look at the clips; train less, lower the "
+                "learning rate, or raise data_loss.coefficient"
             )
 
     def _data_loss(self, policy: Policy) -> DataLoss | None:

@@ -48,7 +48,8 @@ def test_a_reward_of_latents_sees_no_frames_whatever_others_need():
 def test_futures_are_the_clips_that_truly_follow():
     seen: list[Any] = with_needs("futures").view(SAMPLES)
     for one in seen:
-        assert np.array_equal(one.futures, true_clips(one.scene, NUM_FUTURES))
+        true: Any = true_clips(one.scene, NUM_FUTURES)
+        assert np.array_equal(one.futures, true)
     assert seen[0].futures is seen[1].futures  # made once a scene
 
 
