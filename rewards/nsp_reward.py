@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from rlnsp.declaration import declares
 from rlnsp.types import Sample, Scene
 from rlnsp.world import Tracker
 from rlnsp.world.language import parse
@@ -58,6 +59,7 @@ class TrackerJudge:
         return self.tracker.judge(contexts, frames)
 
 
+@declares(range=(0, 1), tells=("shuffled", "static", "noisy"))
 class NSPReward:
     """1 where a judge finds the clip causally consistent with the preceding scene, else 0 (arXiv:2512.13015).
 

@@ -21,7 +21,7 @@ OWN = {
     "train": "improve a policy by reinforcement learning (stage 3)",
     "generate": "make the clip that follows a scene",
     "eval": "measure policies on held-out scenes, side by side",
-    "reward": "list the rewards that can be named",
+    "reward": "list the rewards that can be named, or test one before training on it",
 }
 """rlnsp's own commands and what each does; ``rlnsp.commands.NAME`` has its ``add_arguments`` and ``run``."""
 

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from rlnsp import plugins
+from rlnsp.redaction import secrets_in
 from rlnsp.settings import (
     ConfigError,
     DataConfig,
@@ -71,6 +72,7 @@ def load(
     if rewards:
         raw["rewards"] = _chosen_rewards(rewards, raw.get("rewards") or {})
     run = _typed(RunConfig, raw, overrides, source=str(path))
+    _refuse_secrets(run)
     return dataclasses.replace(
         run,
         policy=_resolved("policies", run.policy, "policy"),
@@ -226,6 +228,16 @@ def _refuse_interpolation(node: Any, source: str) -> None:
     elif isinstance(node, list):
         for value in node:
             _refuse_interpolation(value, source)
+
+
+def _refuse_secrets(run: RunConfig) -> None:
+    """The config is kept with the run, and shared with it."""
+    for place in secrets_in(_plain(run.rewards), "rewards"):
+        raise ConfigError(
+            f"{place}: holds what looks like a key or password, and a run's config is kept in its folder; "
+            "put it in an environment variable, and give the reward that variable's name, as in "
+            "api_key_env=NAME"
+        )
 
 
 def _chosen_rewards(flags: Iterable[str], known: Any) -> dict[str, Any]:

@@ -12,10 +12,13 @@ from rlnsp.settings import ConfigError, DataConfig
 from rlnsp.types import Scene
 from rlnsp.world import UnknownContext, futures
 from rlnsp.world import scenes as world_scenes
+from rlnsp.world.language import parse
 
 WORLD = "world"
 WORLD_POOL = 4096
 """Training scenes of the embedded world that a run draws from; they are text, made in a moment."""
+NUM_FUTURES = 8
+"""True next scenes made for a scene of the embedded world; a manifest's scene has one."""
 
 
 def train_scenes(data: DataConfig, seed: int) -> list[Scene]:
@@ -50,6 +53,27 @@ def true_clips(scene: Scene, n: int) -> NDArray[np.uint8] | None:
         return futures(scene.context, n, seed=0)
     except UnknownContext:
         return None
+
+
+def has_true_clips(scene: Scene) -> bool:
+    """``true_clips`` knows one; none is read or made."""
+    try:
+        return scene.video is not None or parse(scene.context) is not None
+    except UnknownContext:
+        return False
+
+
+def distances_to_nearest(clips: Sequence[NDArray[np.uint8]], true: NDArray[np.uint8]) -> list[float]:
+    """Mean absolute difference of pixels, in [0, 1], of each clip (F, H, W, 3) to the nearest of ``true``.
+
+    NaN where the true clips (n, F, H, W, 3) are of another size.
+    """
+    return [
+        float(np.abs(true - clip.astype(np.int16)).mean(axis=(1, 2, 3, 4)).min() / 255)
+        if clip.shape == true.shape[1:]
+        else np.nan
+        for clip in clips
+    ]
 
 
 class SceneOrder:

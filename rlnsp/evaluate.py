@@ -7,11 +7,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rlnsp.data import true_clips
+from rlnsp.data import NUM_FUTURES, distances_to_nearest, true_clips
 from rlnsp.data_loss import DataLoss
 from rlnsp.protocols import Policy
 from rlnsp.randomness import Randomness
-from rlnsp.rollout import sample
+from rlnsp.rollout import sample_each
 from rlnsp.scoring import BuiltReward, score
 from rlnsp.settings import EvaluationConfig, SamplerConfig
 from rlnsp.types import Sample, Scene
@@ -21,7 +21,6 @@ DISTANCE = "distance_to_future"
 DATA_LOSS = "data_loss"
 """The diffusion loss on the scenes' true next scenes; lower is better."""
 LOWER_IS_BETTER = (DISTANCE, DATA_LOSS)
-NUM_FUTURES = 8
 
 Weights = Literal["live", "ema"]
 
@@ -101,17 +100,16 @@ def evaluate(
         part = scenes[start : start + chunk_size]
         made = []
         for generator in generators:
-            video = sample(
-                policy,
-                part,
-                sampler,
-                generator,
-                chunk_size=chunk_size,
-                num_steps=config.num_steps,
-                guidance_scale=config.guidance_scale,
-            )
             made.append(
-                [Sample(scene=s, frames=f, fps=video.fps) for s, f in zip(part, video.frames, strict=True)]
+                sample_each(
+                    policy,
+                    part,
+                    sampler,
+                    generator,
+                    chunk_size=chunk_size,
+                    num_steps=config.num_steps,
+                    guidance_scale=config.guidance_scale,
+                )
             )
         kept += made[0][: keep - len(kept)]
         raw = [score(rewards, samples).raw for samples in made]
@@ -174,11 +172,9 @@ def distances_to_future(clips: Sequence[Sample]) -> list[float]:
     known, or is of another size.
     """
     true = true_clips(clips[0].scene, NUM_FUTURES)
-    if true is None or true.shape[1:] != clips[0].frames.shape:
+    if true is None:
         return [np.nan] * len(clips)
-    true = true.astype(np.int16)
-    differences = [np.abs(true - clip.frames.astype(np.int16)).mean(axis=(1, 2, 3, 4)) for clip in clips]
-    return [float(one.min() / 255) for one in differences]
+    return distances_to_nearest([clip.frames for clip in clips], true)
 
 
 def _mean_over_seeds(values: Sequence[Sequence[float]]) -> list[float]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
     from torch.nn import Parameter
 
+    from rlnsp.declaration import Declaration
     from rlnsp.types import Batch, Condition, Sample, Scene, Scores, Trajectory, Video
 
 Stats = Mapping[str, float]
@@ -84,8 +85,24 @@ class EncodesVideo(Protocol):
 class Reward(Protocol):
     """A score for each sample, higher is better.  It sees whole groups, so it may compare."""
 
-    def __call__(self, samples: Sequence[Sample]) -> Sequence[float | None]:
-        """One number a sample, in order; None where the sample could not be scored."""
+    def __call__(self, samples: Sequence[Sample]) -> Sequence[float | BaseException | None]:
+        """One number a sample, in order; None, or an exception, where the sample could not be scored."""
+        ...
+
+
+@runtime_checkable
+class Declares(Protocol):
+    """What a reward adds that says what it needs and how it scores; by ``rlnsp.declaration.declares``."""
+
+    declaration: Declaration
+
+
+@runtime_checkable
+class ChecksScenes(Protocol):
+    """What a reward adds that looks at the scenes before anything is generated."""
+
+    def check_scenes(self, scenes: Sequence[Scene]) -> None:
+        """Raise ValueError, in one line with the remedy, if it could not score a clip of one of them."""
         ...
 
 

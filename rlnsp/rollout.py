@@ -1,6 +1,6 @@
 """Policy + scenes -> trajectories and clips.  One function samples a step and scores a recorded one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -11,7 +11,7 @@ from rlnsp.maths.steps import step
 from rlnsp.protocols import Policy
 from rlnsp.randomness import Randomness
 from rlnsp.settings import SamplerConfig
-from rlnsp.types import Condition, Sample, Scene, Trajectory, Video
+from rlnsp.types import NO_FRAMES, Condition, Sample, Scene, Trajectory, Video
 from rlnsp.window import trained_steps
 
 
@@ -56,6 +56,8 @@ def rollout(
     *,
     chunk_size: int,
     share_prefix: bool = True,
+    decode: bool = True,
+    finished: Callable[[Sequence[Sample]], None] | None = None,
 ) -> Trajectory:
     """``group_size`` samples of each scene, with what is needed to train on their stochastic steps.
 
@@ -68,44 +70,57 @@ def rollout(
         chunk_size: largest number of samples in one model call or decoding; changes memory, not the numbers.
         share_prefix: with the same initial noise in a group, compute what its samples have in common once a
             scene: every step up to the first noise, that step's mean included.  Exact.
+        decode: make the clips, too; without, samples have no frames.
+        finished: called with whole groups as soon as their last chunk is done, before the next one begins.
     """
-    groups = len(scenes)
-    group = torch.arange(groups).repeat_interleave(group_size)
+    group = torch.arange(len(scenes)).repeat_interleave(group_size)
     trained = trained_steps(sampler, randomness)
+    shared = trained[0] if sampler.same_noise and share_prefix else -1
     with torch.no_grad():
         condition = policy.encode(scenes)
         sigmas = policy.sigmas(sampler.num_steps)
-        first = torch.arange(groups) if sampler.same_noise else group
-        walk = _Walk(rows=first, x=_rows_of_noise(policy, len(first), randomness.generator("noise")))
-        if not share_prefix:
-            walk.branch(group)
-        generator = randomness.generator("steps")
-        for number in range(sampler.num_steps):
-            if number not in trained:
-                walk.x, _ = _in_chunks(
-                    policy, walk, sigmas, number, condition, _noiseless(sampler), chunk_size
-                )
-                continue
-            mean, std = _in_chunks(policy, walk, sigmas, number, condition, sampler, chunk_size)
-            if len(walk.rows) < len(group):
-                mean, std = mean[group], std[group]
-                walk.branch(group)
-            walk.keep(mean, mean + std * policy.noise(len(group), generator).to(mean))
-        video = _decode(policy, walk.x, randomness.generator("decode"), chunk_size)
+        steps = _Steps(policy, sigmas, condition, sampler, chunk_size)
+        rows = torch.arange(len(scenes)) if sampler.same_noise else group
+        of = group if sampler.same_noise else torch.arange(len(group))
+        stem = _Walk(rows=rows, x=_rows_of_noise(policy, len(rows), randomness.generator("noise")))
+        for number in range(shared):
+            stem.x, _ = steps(stem, number)
+        branching = steps(stem, shared, noisy=True) if shared >= 0 else None
+        # Of all samples at once: a sample's noise does not depend on the chunks.
+        generator, decoding = randomness.generator("steps"), randomness.generator("decode")
+        noise = {number: policy.noise(len(group), generator) for number in trained}
+        walks: list[_Walk] = []
+        samples: list[Sample] = []
+        for chunk in torch.arange(len(group)).split(chunk_size):
+            walk = _Walk(rows=group[chunk], x=stem.x[of[chunk]])
+            if branching is not None:
+                mean, std = (part[of[chunk]] for part in branching)
+                walk.keep(mean, mean + std * noise[shared][chunk].to(mean))
+            for number in range(shared + 1, sampler.num_steps):
+                mean, std = steps(walk, number, noisy=number in trained)
+                if number in trained:
+                    walk.keep(mean, mean + std * noise[number][chunk].to(mean))
+                else:
+                    walk.x = mean
+            walks.append(walk)
+            video = policy.decode(walk.x, decoding) if decode else None
+            done = len(samples) // group_size * group_size
+            samples += _samples([scenes[g] for g in walk.rows.tolist()], walk.x, video)
+            whole = samples[done : len(samples) // group_size * group_size]
+            if finished and whole:
+                finished(whole)
+    latents = torch.cat([walk.x for walk in walks])
     return Trajectory(
-        samples=[
-            Sample(scene=scenes[g], frames=frames, fps=video.fps)
-            for g, frames in zip(group.tolist(), video.frames, strict=True)
-        ],
+        samples=samples,
         group=group,
         condition=condition,
-        latents=walk.x,
-        x=torch.stack(walk.before, 1),
-        x_next=torch.stack(walk.after, 1),
-        mean=torch.stack(walk.means, 1),
-        sigma=sigmas[trained].to(walk.x),
-        sigma_next=sigmas[[number + 1 for number in trained]].to(walk.x),
-        levels=sigmas[:-1].to(walk.x),
+        latents=latents,
+        x=torch.cat([torch.stack(walk.before, 1) for walk in walks]),
+        x_next=torch.cat([torch.stack(walk.after, 1) for walk in walks]),
+        mean=torch.cat([torch.stack(walk.means, 1) for walk in walks]),
+        sigma=sigmas[trained].to(latents),
+        sigma_next=sigmas[[number + 1 for number in trained]].to(latents),
+        levels=sigmas[:-1].to(latents),
         randomness=randomness,
     )
 
@@ -131,21 +146,44 @@ def sample(
         num_steps: of the schedule.
         guidance_scale: for the policy's classifier-free guidance.
     """
+    samples = sample_each(
+        policy,
+        scenes,
+        sampler,
+        generator,
+        chunk_size=chunk_size,
+        num_steps=num_steps,
+        guidance_scale=guidance_scale,
+    )
+    return Video(frames=np.stack([one.frames for one in samples]), fps=samples[0].fps)
+
+
+def sample_each(
+    policy: Policy,
+    scenes: Sequence[Scene],
+    sampler: SamplerConfig,
+    generator: Generator,
+    *,
+    chunk_size: int,
+    num_steps: int | None = None,
+    guidance_scale: float | None = None,
+) -> list[Sample]:
+    """As ``sample``, each clip with its scene and the latents that it was decoded from."""
     sigmas = policy.sigmas(num_steps or sampler.num_steps)
     scale = sampler.guidance_scale if guidance_scale is None else guidance_scale
-    sampler = replace(sampler, rule="ode", guidance_scale=scale)
+    sampler = replace(sampler, guidance_scale=scale)
     # Decoding must take nothing from the stream that the next scenes' noise comes from.
     decoding = torch.Generator().manual_seed(generator.initial_seed() + 1)
-    clips: list[Video] = []
+    samples: list[Sample] = []
     with torch.no_grad():
         for start in range(0, len(scenes), chunk_size):
             part = scenes[start : start + chunk_size]
-            condition = policy.encode(part)
+            steps = _Steps(policy, sigmas, policy.encode(part), sampler, chunk_size)
             walk = _Walk(rows=torch.arange(len(part)), x=_rows_of_noise(policy, len(part), generator))
             for number in range(len(sigmas) - 1):
-                walk.x, _ = _in_chunks(policy, walk, sigmas, number, condition, sampler, chunk_size)
-            clips.append(_decode(policy, walk.x, decoding, chunk_size))
-    return Video(frames=np.concatenate([clip.frames for clip in clips]), fps=clips[0].fps)
+                walk.x, _ = steps(walk, number)
+            samples += _samples(part, walk.x, policy.decode(walk.x, decoding))
+    return samples
 
 
 @dataclass
@@ -159,11 +197,6 @@ class _Walk:
     means: list[Tensor] = field(default_factory=list)
     after: list[Tensor] = field(default_factory=list)
 
-    def branch(self, group: Tensor) -> None:
-        """From a latent a scene to a latent a sample, if it is not there yet."""
-        if len(self.rows) < len(group):
-            self.rows, self.x = group, self.x[group]
-
     def keep(self, mean: Tensor, x_next: Tensor) -> None:
         self.before.append(self.x)
         self.means.append(mean)
@@ -171,28 +204,29 @@ class _Walk:
         self.x = x_next
 
 
-def _in_chunks(
-    policy: Policy,
-    walk: _Walk,
-    sigmas: Tensor,
-    number: int,
-    condition: Condition,
-    sampler: SamplerConfig,
-    chunk_size: int,
-) -> tuple[Tensor, Tensor]:
-    means, stds = [], []
-    for rows, x in zip(walk.rows.split(chunk_size), walk.x.split(chunk_size), strict=True):
-        sigma, sigma_next = (sigmas[i].to(x).expand(len(x)) for i in (number, number + 1))
-        mean, std = transition(
-            policy, x, sigma, sigma_next, condition.take(rows), sampler, sampler.guidance_scale
-        )
-        means.append(mean)
-        stds.append(std)
-    return torch.cat(means), torch.cat(stds)
+@dataclass(frozen=True)
+class _Steps:
+    """Steps of one schedule, at most ``chunk_size`` latents in a model call."""
 
+    policy: Policy
+    sigmas: Tensor
+    condition: Condition
+    sampler: SamplerConfig
+    chunk_size: int
 
-def _noiseless(sampler: SamplerConfig) -> SamplerConfig:
-    return replace(sampler, rule="ode")
+    def __call__(self, walk: _Walk, number: int, *, noisy: bool = False) -> tuple[Tensor, Tensor]:
+        """Mean and std of a step from where ``walk`` is; by the sampler's rule, or deterministic."""
+        sampler = self.sampler if noisy else replace(self.sampler, rule="ode")
+        means, stds = [], []
+        for rows, x in zip(walk.rows.split(self.chunk_size), walk.x.split(self.chunk_size), strict=True):
+            sigma, sigma_next = (self.sigmas[i].to(x).expand(len(x)) for i in (number, number + 1))
+            condition = self.condition.take(rows)
+            mean, std = transition(
+                self.policy, x, sigma, sigma_next, condition, sampler, sampler.guidance_scale
+            )
+            means.append(mean)
+            stds.append(std)
+        return torch.cat(means), torch.cat(stds)
 
 
 def _rows_of_noise(policy: Policy, n: int, generator: Generator) -> Tensor:
@@ -200,6 +234,10 @@ def _rows_of_noise(policy: Policy, n: int, generator: Generator) -> Tensor:
     return torch.cat([policy.noise(1, generator) for _ in range(n)])
 
 
-def _decode(policy: Policy, x: Tensor, generator: Generator, chunk_size: int) -> Video:
-    clips = [policy.decode(part, generator) for part in x.split(chunk_size)]
-    return Video(frames=np.concatenate([clip.frames for clip in clips]), fps=clips[0].fps)
+def _samples(scenes: Sequence[Scene], latents: Tensor, video: Video | None) -> list[Sample]:
+    frames = [NO_FRAMES] * len(scenes) if video is None else video.frames
+    fps = 0.0 if video is None else video.fps
+    return [
+        Sample(scene=scene, frames=clip, fps=fps, latents=x)
+        for scene, clip, x in zip(scenes, frames, latents, strict=True)
+    ]

@@ -1,250 +1,227 @@
-"""Rewards -> scores: finds and builds them, calls each on whole groups, and decides what a failure means."""
+"""Samples -> scores: every reward judges whole groups, while more are sampled; what a failure means."""
 
-import asyncio
-import inspect
 import math
-import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, fields
-from functools import lru_cache
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import Tensor
+from tenacity import AsyncRetrying, retry_if_not_exception_type, stop_after_attempt, wait_random_exponential
 
-from rlnsp import plugins
-from rlnsp.config import ConfigError, plugin_settings
-from rlnsp.settings import RewardSlot
-from rlnsp.types import Sample, Scene, Scores
+from rlnsp.built_reward import BuiltReward, build_rewards, check_scenes, from_function
+from rlnsp.declaration import Need
+from rlnsp.lane import in_background
+from rlnsp.redaction import redacted
+from rlnsp.types import Sample, Scores, rows_by_scene
 
-Answer = Sequence[float | None]
+__all__ = [
+    "BuiltReward",
+    "Judging",
+    "RewardFailed",
+    "build_rewards",
+    "check_scenes",
+    "from_function",
+    "score",
+]
+
+LONGEST_WAIT_S = 60.0
+"""Before a retry."""
 
 
 class RewardFailed(RuntimeError):
     """A reward gave no usable answer; the message names it, the scene and the cause."""
 
 
-@runtime_checkable
-class ChecksScenes(Protocol):
-    """What a reward may have beside ``__call__``: a look at the scenes before anything is generated."""
-
-    def check_scenes(self, scenes: Sequence[Scene]) -> None:
-        """Raise ValueError, in one line with the remedy, if it could not score a clip of one of them."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class BuiltReward:
-    """One entry of the config's ``rewards``, ready to be called."""
-
-    name: str
-    call: Callable[[Sequence[Sample]], Answer | Awaitable[Answer]]
-    weight: float = 1.0
-    on_failure: str = "raise"
-
-
-def build_rewards(slots: Mapping[str, RewardSlot]) -> list[BuiltReward]:
-    """The rewards of a config, each a class with a ``Config`` or a plain function in TRL's form."""
-    return [
-        BuiltReward(name=name, call=_build(name, slot), weight=slot.weight, on_failure=slot.on_failure)
-        for name, slot in slots.items()
-    ]
-
-
-def check_scenes(rewards: Sequence[BuiltReward], scenes: Sequence[Scene]) -> None:
-    """Ask the rewards that can tell whether they will be able to score these scenes.
-
-    Raises:
-        ConfigError: one cannot.
-    """
-    for reward in rewards:
-        if isinstance(reward.call, ChecksScenes):
-            try:
-                reward.call.check_scenes(scenes)
-            except ValueError as error:
-                raise ConfigError(f"rewards.{reward.name}: {error}") from error
+class BadAnswer(ValueError):
+    """A reward answered with something else than a list of a number or None a sample."""
 
 
 def score(rewards: Sequence[BuiltReward], samples: Sequence[Sample], max_drop_share: float = 1.0) -> Scores:
-    """Every reward's raw score of every sample.  Asynchronous rewards run while the others do.
+    """Every reward's raw score of every sample; see ``Judging``."""
+    judging = Judging(rewards)
+    judging.take(samples)
+    return judging.scores(max_drop_share)
 
-    A sample that its reward answered None for is unscored and leaves its group.  A reward that raises, or
-    answers with a number that is not finite, has failed: with ``on_failure`` raise the run stops; with drop,
-    the samples concerned are unscored (for an exception: the scenes that raise when called one at a time).
 
-    Raises:
-        RewardFailed: a reward failed; or more than ``max_drop_share`` of the samples went unscored.
+class Judging:
+    """The judgement of an iteration's samples: under way from the moment that they are taken.
+
+    A sample that its reward answered None for is unscored and leaves its group.  A call that raises, takes
+    too long, or answers with something else than a list of a value a sample has failed, and is made again as
+    often as the reward's ``retries`` say.  A value that is an exception or is not finite has failed too.
+    With ``on_failure`` raise the run stops; with drop, the samples concerned are unscored: for a call that
+    raised, the scenes that fail when they are judged one at a time.
     """
-    started = [(reward, time.perf_counter(), _start(reward, samples)) for reward in rewards]
-    raw: dict[str, Tensor] = {}
-    seconds: dict[str, float] = {}
-    for reward, start, pending in started:
-        try:
-            raw[reward.name] = _checked(reward, samples, pending())
-        except RewardFailed:
-            raise
-        except Exception as error:  # anything at all may come out of a stranger's code
-            raw[reward.name] = _scene_by_scene(reward, samples, error)
-        seconds[reward.name] = time.perf_counter() - start
-    scores = Scores(raw=raw, weights={reward.name: reward.weight for reward in rewards}, seconds=seconds)
-    dropped = 1 - float(scores.scored.float().mean())
-    if dropped > max_drop_share:
-        counts = ", ".join(f"{name} {int(values.isnan().sum())}" for name, values in raw.items())
-        raise RewardFailed(
-            f"{dropped:.0%} of {len(samples)} samples could not be scored (by reward: {counts}); at most "
-            f"{max_drop_share:.0%} may: repair what fails, or raise trainer.max_drop_share"
-        )
-    return scores
+
+    def __init__(self, rewards: Sequence[BuiltReward]) -> None:
+        self.rewards = rewards
+        self._count = 0
+        self._calls: list[tuple[BuiltReward, list[int], Future[_Judgement]]] = []
+
+    def needs(self, need: Need) -> bool:
+        """Some reward does."""
+        return any(reward.needs(need) for reward in self.rewards)
+
+    def take(self, samples: Sequence[Sample]) -> None:
+        """Set every reward going on whole groups; returns at once.
+
+        Raises:
+            RewardFailed: on samples that were taken before.
+        """
+        for reward in self.rewards:
+            one_call = [list(range(len(samples)))]
+            for rows in one_call if reward.concurrency == 1 else rows_by_scene(samples):
+                call = in_background(_judge(reward, [samples[row] for row in rows]))
+                self._calls.append((reward, [self._count + row for row in rows], call))
+        self._count += len(samples)
+        for _, _, call in self._calls:
+            if call.done():
+                call.result()
+
+    def scores(self, max_drop_share: float = 1.0) -> Scores:
+        """Wait for the rest.
+
+        Raises:
+            RewardFailed: a reward failed; or more than ``max_drop_share`` of the samples went unscored.
+        """
+        raw = {reward.name: torch.full((self._count,), math.nan) for reward in self.rewards}
+        seconds = dict.fromkeys(raw, 0.0)
+        errors: dict[str, str] = {}
+        for reward, rows, call in self._calls:
+            judgement = call.result()
+            raw[reward.name][rows] = torch.tensor(judgement.values, dtype=torch.float32)
+            seconds[reward.name] += judgement.seconds
+            if judgement.errors:
+                errors[reward.name] = judgement.errors[-1]
+        weights = {reward.name: reward.weight for reward in self.rewards}
+        found = Scores(raw=raw, weights=weights, seconds=seconds, errors=errors)
+        dropped = 1 - float(found.scored.float().mean())
+        if dropped > max_drop_share:
+            raise RewardFailed(_too_many(found, dropped, max_drop_share))
+        return found
 
 
-def _build(name: str, slot: RewardSlot) -> Callable[[Sequence[Sample]], Answer | Awaitable[Answer]]:
-    settings = plugin_settings("rewards", slot, where=f"rewards.{name}")
-    found = plugins.find("rewards", slot.use)
-    if isinstance(found, type):
-        make: Callable[..., Any] = found
-        return make() if settings is None else make(settings)
-    if not callable(found):
-        raise ConfigError(
-            f"rewards.{name}.use: {slot.use} is a {type(found).__name__}; give a class or a function"
-        )
-    return from_function(found)
+@dataclass(kw_only=True)
+class _Judgement:
+    """What came of one call."""
+
+    values: list[float]
+    """NaN where unscored."""
+    errors: list[str] = field(default_factory=list)
+    seconds: float = 0.0
 
 
-def from_function(function: Callable[..., Any]) -> Callable[[Sequence[Sample]], Any]:
-    """A reward out of ``f(prompts, completions, **columns)``, TRL's form; completions are the videos.
-
-    Every column of the manifest comes as a list with one value a sample.  A function without ``**columns``
-    gets those that it names.  A function without ``completions`` is called with the samples.
-    """
-    parameters = inspect.signature(function).parameters
-    if "completions" not in parameters:
-        return function
-    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-
-    def reward(samples: Sequence[Sample]) -> Any:
-        columns = _columns(samples)
-        named = columns if takes_all else {name: columns[name] for name in parameters if name in columns}
-        return function(**named)
-
-    return reward
-
-
-def _columns(samples: Sequence[Sample]) -> dict[str, list[Any]]:
-    scenes = [sample.scene for sample in samples]
-    extra = {name for scene in scenes for name in scene.columns}
-    columns = {name: [scene.columns.get(name) for scene in scenes] for name in sorted(extra)}
-    own = [field.name for field in fields(Scene) if field.name != "columns"]
-    columns |= {name: [getattr(scene, name) for scene in scenes] for name in own}
-    columns["fps"] = [sample.fps for sample in samples]
-    columns["prompts"] = [scene.context for scene in scenes]
-    columns["completions"] = [sample.frames for sample in samples]
-    return columns
-
-
-def _start(reward: BuiltReward, samples: Sequence[Sample]) -> Callable[[], Answer]:
-    """Set an asynchronous reward going at once; a plain one runs when its turn comes."""
-    if not _is_async(reward.call):
-        return lambda: _answer(reward, samples)
-    return _in_background(_awaited(reward.call(samples))).result  # type: ignore[arg-type]
-
-
-def _answer(reward: BuiltReward, samples: Sequence[Sample]) -> Answer:
-    answer = reward.call(samples)
-    return _in_background(_awaited(answer)).result() if inspect.isawaitable(answer) else answer
-
-
-def _is_async(call: Callable[..., Any]) -> bool:
-    return inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(getattr(call, "__call__", None))  # noqa: B004
-
-
-async def _awaited(answer: Awaitable[Answer]) -> Answer:
-    return await answer
-
-
-def _in_background(coroutine: Any) -> "Future[Answer]":
-    return asyncio.run_coroutine_threadsafe(coroutine, _loop())
-
-
-@lru_cache(maxsize=1)
-def _loop() -> asyncio.AbstractEventLoop:
-    # One loop for the life of the process: clients keep connections that belong to the loop of their opening.
-    loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, name="rlnsp-rewards", daemon=True).start()
-    return loop
-
-
-def _checked(reward: BuiltReward, samples: Sequence[Sample], answer: Any) -> Tensor:
-    """(B,) fp32, NaN where unscored."""
+async def _judge(reward: BuiltReward, samples: Sequence[Sample]) -> _Judgement:
+    """Call, call again, and at last call scene by scene."""
+    judgement = _Judgement(values=[])
     try:
-        values = list(answer)
-    except TypeError as error:
-        got = type(answer).__name__
-        raise RewardFailed(
-            f"reward {reward.name!r} must return a list, a number a sample; got {got}"
-        ) from error
-    if len(values) != len(samples):
-        raise RewardFailed(
-            f"reward {reward.name!r} returned {len(values)} values for {len(samples)} samples; "
-            "return one a sample, in order, and None for one that cannot be scored"
-        )
-    return torch.tensor(
-        [_number(reward, sample, value) for sample, value in zip(samples, values, strict=True)],
-        dtype=torch.float32,
-    )
+        async for attempt in AsyncRetrying(
+            stop=stop_after_attempt(reward.retries + 1),
+            wait=wait_random_exponential(multiplier=reward.retry_wait_s, max=LONGEST_WAIT_S),
+            retry=retry_if_not_exception_type(RewardFailed),
+            reraise=True,
+        ):
+            with attempt:
+                judgement.values = await _call(reward, samples, judgement)
+    except RewardFailed:
+        raise
+    except Exception as error:  # anything at all may come out of a stranger's code
+        judgement.values = await _scene_by_scene(reward, samples, judgement, error)
+    return judgement
 
 
-def _number(reward: BuiltReward, sample: Sample, value: Any) -> float:
-    if value is None:
-        return math.nan
-    try:
-        number = float(value)
-    except (TypeError, ValueError) as error:
-        raise RewardFailed(
-            f"reward {reward.name!r}, scene {sample.scene.id!r}: "
-            f"a score must be a number or None; got {value!r}"
-        ) from error
-    if math.isfinite(number):
-        return number
-    if reward.on_failure == "drop":
-        return math.nan
-    raise RewardFailed(
-        f"reward {reward.name!r}, scene {sample.scene.id!r}: a score must be finite; got {value!r}. "
-        f"Return None for a sample that cannot be scored, or set rewards.{reward.name}.on_failure=drop"
-    )
-
-
-def _scene_by_scene(reward: BuiltReward, samples: Sequence[Sample], first: Exception) -> Tensor:
-    """Find the scenes that a reward raises on.
+async def _scene_by_scene(
+    reward: BuiltReward, samples: Sequence[Sample], judgement: _Judgement, first: Exception
+) -> list[float]:
+    """Find the scenes that a reward fails on; after a timeout or a bad answer it is all of them.
 
     Raises:
         RewardFailed: ``on_failure`` is raise.
     """
-    values = torch.full((len(samples),), math.nan)
-    for scene_id, rows in _by_scene(samples):
-        part = [samples[row] for row in rows]
+    groups = rows_by_scene(samples)
+    values = [math.nan] * len(samples)
+    if len(groups) == 1 or isinstance(first, TimeoutError | BadAnswer):
+        where = f"scene {samples[0].scene.id!r}" if len(groups) == 1 else f"a call of {len(groups)} scenes"
+        judgement.errors.append(_failed(reward, where, first))
+        return values
+    for rows in groups:
+        group = [samples[row] for row in rows]
         try:
-            values[rows] = _checked(reward, part, _answer(reward, part))
+            for row, value in zip(rows, await _call(reward, group, judgement), strict=True):
+                values[row] = value
         except RewardFailed:
             raise
         except Exception as error:  # as above
-            if reward.on_failure == "raise":
-                raise RewardFailed(_failure(reward, f"scene {scene_id!r}", error)) from error
+            judgement.errors.append(_failed(reward, f"scene {group[0].scene.id!r}", error))
     if reward.on_failure == "raise":
-        raise RewardFailed(_failure(reward, "all scenes at once, though on none alone", first)) from first
+        _failed(reward, "all scenes at once, though on none alone", first)
     return values
 
 
-def _failure(reward: BuiltReward, where: str, error: Exception) -> str:
-    return (
-        f"reward {reward.name!r} failed on {where}: {type(error).__name__}: {error}. "
+async def _call(reward: BuiltReward, samples: Sequence[Sample], judgement: _Judgement) -> list[float]:
+    """One call; one value a sample, NaN where unscored."""
+    async with reward.lane.place:
+        start = time.perf_counter()
+        try:
+            answer = await reward.ask(samples)
+        finally:
+            judgement.seconds += time.perf_counter() - start
+    try:
+        values = list(answer)
+    except TypeError as error:
+        raise BadAnswer(f"must return a list, a number a sample; got {type(answer).__name__}") from error
+    if len(values) != len(samples):
+        raise BadAnswer(
+            f"returned {len(values)} values for {len(samples)} samples; "
+            "return one a sample, in order, and None for one that cannot be scored"
+        )
+    return [_number(reward, one, value, judgement) for one, value in zip(samples, values, strict=True)]
+
+
+def _number(reward: BuiltReward, sample: Sample, value: Any, judgement: _Judgement) -> float:
+    if value is None:
+        return math.nan
+    try:
+        if isinstance(value, BaseException):
+            raise value
+        number = float(value)
+        if math.isfinite(number):
+            return number
+        error: Exception = BadAnswer(f"a score must be finite; got {value!r}")
+    except Exception as raised:  # as above: a stranger's value
+        error = raised if value is raised else BadAnswer(f"a score must be a number or None; got {value!r}")
+    judgement.errors.append(_failed(reward, f"scene {sample.scene.id!r}", error))
+    return math.nan
+
+
+def _failed(reward: BuiltReward, where: str, error: Exception) -> str:
+    """What is said of a failure.
+
+    Raises:
+        RewardFailed: ``on_failure`` is raise.
+    """
+    match error:
+        case BadAnswer():
+            what = str(error)
+        case TimeoutError() if reward.timeout_s and not str(error):
+            what = f"no answer in {reward.timeout_s:g} s"
+        case _:
+            what = f"{type(error).__name__}: {error}"
+    said = redacted(f"{where}: {what}")
+    if reward.on_failure == "drop":
+        return said
+    raise RewardFailed(
+        f"reward {reward.name!r} failed on {said}. "
         f"Repair it, or set rewards.{reward.name}.on_failure=drop to leave such samples out"
+    ) from error
+
+
+def _too_many(scores: Scores, dropped: float, allowed: float) -> str:
+    counts = ", ".join(f"{name} {int(values.isnan().sum())}" for name, values in scores.raw.items())
+    errors = "".join(f". The last error of {name}: {error}" for name, error in scores.errors.items())
+    return (
+        f"{dropped:.0%} of {len(scores.scored)} samples could not be scored (by reward: {counts}); at most "
+        f"{allowed:.0%} may: repair what fails, or raise trainer.max_drop_share{errors}"
     )
-
-
-def _by_scene(samples: Sequence[Sample]) -> Iterator[tuple[str, list[int]]]:
-    rows: dict[str, list[int]] = {}
-    for row, sample in enumerate(samples):
-        rows.setdefault(sample.scene.id, []).append(row)
-    yield from rows.items()

@@ -36,6 +36,24 @@ class RewardSlot:
     """Multiplies the score.  0: logged, not optimised.  Negative: the opposite is optimised."""
     on_failure: Literal["raise", "drop"] = "raise"
     """Of a sample that could not be scored: stop, or leave it out of its group."""
+    concurrency: int = 1
+    """Calls at once.  1: a call has all groups that are ready.  More: each group is a call, and a plain
+    function must be safe in as many threads."""
+    timeout_s: float | None = None
+    """Of a call; one that takes longer has failed.  None: it may take for ever."""
+    retries: int = 0
+    """How often a call that failed is made again."""
+    retry_wait_s: float = 1.0
+    """The wait before a retry is drawn between 0 and this, doubled each time; at most a minute."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("concurrency", 1), ("retries", 0), ("retry_wait_s", 0)):
+            value = getattr(self, name)
+            require(value >= least, f"a reward's {name} must be at least {least}; got {value}")
+        require(
+            self.timeout_s is None or self.timeout_s > 0,
+            f"a reward's timeout_s must be positive, or null for none; got {self.timeout_s}",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +170,9 @@ class TrainerConfig:
     max_grad_norm: float = 1.0
     micro_batch_size: int = 96
     """Transitions per device and backward pass; changes memory and speed, not the result."""
+    rollout_batch_size: int | None = None
+    """Samples denoised and decoded together; None: as micro_batch_size.  When it is smaller than an
+    iteration, finished groups are judged while the next are sampled."""
     updates_per_rollout: int = 1
     """Passes over an iteration's transitions."""
     minibatches: int = 1
@@ -184,6 +205,11 @@ class TrainerConfig:
             self.minibatches <= self.scenes_per_iteration,
             "trainer.minibatches must be at most scenes_per_iteration, since a group is never split; got "
             f"{self.minibatches} for {self.scenes_per_iteration}",
+        )
+        require(
+            self.rollout_batch_size is None or self.rollout_batch_size >= 1,
+            "trainer.rollout_batch_size must be at least 1, or null for micro_batch_size; got "
+            f"{self.rollout_batch_size}",
         )
         for name in ("num_iterations", "save_every", "weight_decay"):
             value = getattr(self, name)

@@ -26,7 +26,7 @@ from rlnsp.protocols import Algorithm, EncodesVideo, Policy, SamplesWithAverage,
 from rlnsp.randomness import Randomness
 from rlnsp.rollout import rollout
 from rlnsp.rundir import RunFolder
-from rlnsp.scoring import BuiltReward, RewardFailed, build_rewards, check_scenes, score
+from rlnsp.scoring import BuiltReward, Judging, RewardFailed, build_rewards, check_scenes
 from rlnsp.settings import ConfigError, RunConfig
 from rlnsp.summary import summarise
 from rlnsp.types import Scores
@@ -138,6 +138,11 @@ class Run:
             self.display.say(f"interrupted and saved; go on by: rlnsp train --resume {self.folder.path}")
             return stop.exit_code
         except (RewardFailed, TrainingFailed) as error:
+            if isinstance(error, RewardFailed) and self.finished:
+                self._save()  # the policy is sound: nothing of this iteration has reached it
+                self.display.say(
+                    f"saved; once it is repaired go on by: rlnsp train --resume {self.folder.path}"
+                )
             self._summarise("failed", error=str(error))
             sys.stderr.write(f"rlnsp: error: {error}\n")
             return 1
@@ -174,6 +179,7 @@ class Run:
         randomness = Randomness(
             seed=self.config.seed, rank=self.accelerator.process_index, iteration=iteration
         )
+        judging = Judging(self.rewards)
         with self.old.applied() if self.old else nullcontext():
             trajectory = rollout(
                 self.policy,
@@ -181,11 +187,14 @@ class Run:
                 self.config.sampler,
                 trainer.group_size,
                 randomness,
-                chunk_size=trainer.micro_batch_size,
+                chunk_size=trainer.rollout_batch_size or trainer.micro_batch_size,
+                decode=judging.needs("frames"),
+                finished=judging.take,
             )
         clock.lap("rollout")
-        scores = score(self.rewards, trajectory.samples, trainer.max_drop_share)
+        scores = judging.scores(trainer.max_drop_share)
         clock.lap("score")
+        self._say_unscored(scores)
         batch, credit_stats = self.algorithm.credit(trajectory, scores)
         prove = not self.proved and len(batch) > 0
         with self.interruption.held():
@@ -233,8 +242,8 @@ class Run:
         if risen > self.config.data_loss.alarm:
             self.display.say(
                 f"alarm: the held-out diffusion loss is {risen:.0%} above that before RL: the policy leaves "
-                "the data, as it does when it hacks a reward. Look at the clips; train less, lower the learning "
-                "rate, or raise data_loss.coefficient"
+                "the data, as it does when it hacks a reward. Look at the clips; train less, lower the "
+                "learning rate, or raise data_loss.coefficient"
             )
 
     def _data_loss(self, policy: Policy) -> DataLoss | None:
@@ -268,6 +277,14 @@ class Run:
         before = Evaluation(**self.record["before"])
         self.display.console.print(before_after_table(before, after, list(after.scores)))
         self.display.say(f"run folder: {self.folder.path}")
+
+    def _say_unscored(self, scores: Scores) -> None:
+        """Once an iteration for each reward that had an error."""
+        for name, error in scores.errors.items():
+            missing = scores.raw[name].isnan()
+            self.display.say(
+                f"{name} could not score {int(missing.sum())} of {len(missing)} samples: {error}"
+            )
 
     def _weights(self) -> AbstractContextManager[None]:
         """What is evaluated is what ships: the average, where one is kept."""
@@ -340,5 +357,6 @@ def _reward_metrics(scores: Scores) -> dict[str, Any]:
         **{f"reward/{name}": mean for name, mean in means.items()},
         **{f"reward_std/{name}": spread for name, spread in spreads.items()},
         **{f"reward_seconds/{name}": round(value, 4) for name, value in scores.seconds.items()},
+        **{f"unscored/{name}": float(values.isnan().float().mean()) for name, values in scores.raw.items()},
         "dropped": 1 - float(scores.scored.float().mean()),
     }

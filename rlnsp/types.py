@@ -16,11 +16,16 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
 
     from rlnsp.randomness import Randomness
+
+
+NO_FRAMES = np.zeros((0, 0, 0, 3), np.uint8)
+"""Of a clip that was not decoded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +59,27 @@ class Video:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One generated next scene: what a reward sees."""
+    """One generated next scene: what a reward sees, as far as it declares that it needs it."""
 
     scene: Scene
     frames: np.ndarray
-    """(F, H, W, 3) uint8."""
+    """(F, H, W, 3) uint8; empty where no reward needs them."""
     fps: float
+    """0 where no reward needs the frames."""
+    latents: Tensor | None = None
+    """(N, C) fp32, what ``frames`` are decoded from; for a reward that needs them."""
+    context_frames: np.ndarray | None = None
+    """(F, H, W, 3) uint8, the preceding scene's own video; for a reward that needs it."""
+    futures: np.ndarray | None = None
+    """(n, F, H, W, 3) uint8, clips that truly follow; for a reward that needs them."""
+
+
+def rows_by_scene(samples: Sequence[Sample]) -> list[list[int]]:
+    """Of each scene, in the order of their first samples, which of the samples are its own."""
+    rows: dict[str, list[int]] = {}
+    for row, sample in enumerate(samples):
+        rows.setdefault(sample.scene.id, []).append(row)
+    return list(rows.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +143,9 @@ class Scores:
     weights: Mapping[str, float]
     """Per reward name; 0 means logged, not optimised."""
     seconds: Mapping[str, float] = field(default_factory=dict)
+    """Per reward name, how long its calls took, added up."""
+    errors: Mapping[str, str] = field(default_factory=dict)
+    """The last error of each reward that had one."""
 
     @property
     def scored(self) -> Tensor:

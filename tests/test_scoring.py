@@ -7,7 +7,15 @@ import pytest
 import torch
 
 from rlnsp.config import ConfigError
-from rlnsp.scoring import BuiltReward, RewardFailed, build_rewards, check_scenes, from_function, score
+from rlnsp.scoring import (
+    BuiltReward,
+    Judging,
+    RewardFailed,
+    build_rewards,
+    check_scenes,
+    from_function,
+    score,
+)
 from rlnsp.settings import RewardSlot
 from rlnsp.types import Sample, Scene
 
@@ -100,16 +108,17 @@ def test_a_reward_of_weight_zero_leaves_no_sample_unscored():
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_number_that_is_not_finite_is_an_error_and_not_a_score(bad):
-    with pytest.raises(RewardFailed, match="'mine', scene 'b': a score must be finite"):
+    with pytest.raises(RewardFailed, match="'mine' failed on scene 'b': a score must be finite"):
         score([reward(lambda s: [0, 0, bad, 0])], SAMPLES)
     dropped = score([reward(lambda s: [0, 0, bad, 0], on_failure="drop")], SAMPLES)
     assert dropped.scored.tolist() == [True, True, False, True]
 
 
-@pytest.mark.parametrize("on_failure", ["raise", "drop"])
-def test_a_wrong_number_of_values_always_stops(on_failure):
-    with pytest.raises(RewardFailed, match="'mine' returned 3 values for 4 samples"):
-        score([reward(lambda s: [0, 0, 0], on_failure=on_failure)], SAMPLES)
+def test_a_wrong_number_of_values_is_neither_cut_nor_padded():
+    wrong = [reward(lambda s: [0, 0, 0])]
+    with pytest.raises(RewardFailed, match="'mine' failed on a call of 2 scenes: returned 3 values for 4"):
+        score(wrong, SAMPLES)
+    assert not score([reward(lambda s: [0, 0, 0], on_failure="drop")], SAMPLES).scored.any()
 
 
 @pytest.mark.parametrize("answer", [0.5, ["good"] * 4, None])
@@ -142,11 +151,15 @@ def test_a_reward_that_raises_may_drop_the_scene_it_raises_on(call):
     assert scores.raw["mine"][:2].tolist() == [0, 10]
 
 
-def test_too_many_drops_stop():
+def test_too_many_drops_stop_and_say_which_reward_how_often_and_why():
     part = reward(fails_on_b, on_failure="drop")
     score([part], SAMPLES, max_drop_share=0.5)
-    with pytest.raises(RewardFailed, match=r"50% of 4 samples could not be scored \(by reward: mine 2\)"):
-        score([part], SAMPLES, max_drop_share=0.49)
+    with pytest.raises(RewardFailed) as stop:
+        score([part, reward(brightness, name="well")], SAMPLES, max_drop_share=0.49)
+    assert "50% of 4 samples could not be scored (by reward: mine 2, well 0); at most 49% may" in str(
+        stop.value
+    )
+    assert "The last error of mine: scene 'b': OSError: judge is away" in str(stop.value)
 
 
 def test_rewards_are_built_from_a_config(plugin_file):
@@ -171,3 +184,149 @@ def test_a_reward_can_refuse_scenes_before_anything_is_made():
     with pytest.raises(ConfigError, match=r"rewards\.picky: cannot read a"):
         check_scenes([reward(Picky(), name="picky")], [one.scene for one in SAMPLES])
     check_scenes([reward(brightness)], [one.scene for one in SAMPLES])
+
+
+def test_an_exception_in_place_of_a_value_is_that_samples_failure():
+    """What asyncio.gather(..., return_exceptions=True) gives."""
+    half = [0.5, OSError("lost"), 0.7, 0.8]
+    scores = score([reward(lambda s: half, on_failure="drop")], SAMPLES)
+    assert scores.scored.tolist() == [True, False, True, True]
+    assert scores.errors == {"mine": "scene 'a': OSError: lost"}
+    with pytest.raises(RewardFailed, match="'mine' failed on scene 'a': OSError: lost"):
+        score([reward(lambda s: half)], SAMPLES)
+
+
+class Flaky:
+    """Fails a number of times, then answers."""
+
+    def __init__(self, failures):
+        self.failures, self.calls = failures, 0
+
+    def __call__(self, samples):
+        self.calls += 1
+        if self.calls <= self.failures:
+            raise OSError("429 Too Many Requests")
+        return brightness(samples)
+
+
+def test_a_call_that_fails_is_made_again_as_often_as_is_said():
+    flaky = Flaky(2)
+    scores = score([reward(flaky, retries=2, retry_wait_s=0.01)], SAMPLES)
+    assert scores.raw["mine"].tolist() == [0, 10, 20, 30]
+    assert flaky.calls == 3
+    assert scores.errors == {}
+    with pytest.raises(RewardFailed, match="OSError: 429"):
+        score([reward(Flaky(9), retries=2, retry_wait_s=0.01)], SAMPLES[:2])
+
+
+def test_the_wait_before_a_retry_is_drawn_and_doubles(monkeypatch):
+    waits = []
+    monkeypatch.setattr("asyncio.sleep", lambda seconds: waited(waits, seconds))
+    many = reward(Flaky(9999), retries=8, retry_wait_s=1.0, on_failure="drop")
+    for _ in range(40):
+        score([many], SAMPLES[:2])
+    for number in range(8):
+        drawn = waits[number::8]
+        most = min(60.0, 2.0**number)
+        assert 0.75 * most < max(drawn) <= most  # of 40 draws none is above 3/4: 1e-5
+        assert min(drawn) < 0.25 * most
+
+
+async def waited(waits, seconds):
+    waits.append(seconds)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_call_that_takes_too_long_has_failed(is_async):
+    async def slow(samples):
+        await asyncio.sleep(5)
+
+    call = slow if is_async else lambda s: time.sleep(0.5)
+    start = time.perf_counter()
+    with pytest.raises(RewardFailed, match=r"'mine' failed on a call of 2 scenes: no answer in 0\.1 s"):
+        score([reward(call, timeout_s=0.1)], SAMPLES)
+    assert not score([reward(call, timeout_s=0.1, on_failure="drop")], SAMPLES).scored.any()
+    assert time.perf_counter() - start < 2
+
+
+def test_a_rewards_own_timeout_is_told_as_any_error():
+    def gives_up(samples):
+        raise TimeoutError
+
+    with pytest.raises(RewardFailed, match="'mine' failed on a call of 2 scenes: TimeoutError: "):
+        score([reward(gives_up)], SAMPLES)
+
+
+class Busy:
+    """Counts the calls that are under way at once."""
+
+    def __init__(self):
+        self.now, self.most, self.sizes = 0, 0, []
+
+    def __call__(self, samples):
+        self.now += 1
+        self.most = max(self.most, self.now)
+        self.sizes.append(len(samples))
+        time.sleep(0.05)
+        self.now -= 1
+        return brightness(samples)
+
+
+@pytest.mark.parametrize(("concurrency", "most", "sizes"), [(1, 1, [16]), (3, 3, [2] * 8)])
+def test_calls_at_once_are_bounded_and_one_at_a_time_sees_all_groups(concurrency, most, sizes):
+    samples = [sample(f"s{number // 2}", number) for number in range(16)]
+    busy = Busy()
+    scores = score([reward(busy, concurrency=concurrency)], samples)
+    assert scores.raw["mine"].tolist() == list(range(16))
+    assert (busy.most, busy.sizes) == (most, sizes)
+
+
+def test_scores_follow_their_samples_where_a_scenes_samples_do_not_stand_together():
+    turned = [SAMPLES[row] for row in (2, 0, 3, 1)]
+    scores = score([reward(brightness, concurrency=2)], turned)
+    assert scores.raw["mine"].tolist() == [20, 0, 30, 10]
+
+
+def test_groups_are_judged_from_the_moment_that_they_are_taken():
+    busy = Busy()
+    judging = Judging([reward(busy)])
+    judging.take(SAMPLES[:2])
+    deadline = time.perf_counter() + 5
+    while not busy.sizes and time.perf_counter() < deadline:
+        time.sleep(0.01)
+    assert busy.sizes == [2]
+    judging.take(SAMPLES[2:])
+    assert judging.scores().raw["mine"].tolist() == [0, 10, 20, 30]
+
+
+def test_a_failure_is_told_when_the_next_groups_are_taken():
+    judging = Judging([reward(fails_on_b)])
+
+    def take_for_five_seconds():
+        judging.take(SAMPLES[2:])
+        for _ in range(500):
+            time.sleep(0.01)
+            judging.take(SAMPLES[:2])
+
+    with pytest.raises(RewardFailed, match="judge is away"):
+        take_for_five_seconds()
+
+
+def test_a_reward_that_exits_fails_and_the_next_call_is_answered():
+    def leaves(samples):
+        raise SystemExit(3)
+
+    leaving = reward(leaves, on_failure="drop")
+    assert score([leaving], SAMPLES).errors["mine"] == "scene 'b': RuntimeError: SystemExit: 3"
+    assert score([reward(brightness)], SAMPLES).scored.all()
+
+
+def test_a_key_in_an_error_is_not_repeated(monkeypatch):
+    monkeypatch.setenv("JUDGE_API_KEY", "correct-horse-battery")
+
+    def tells(samples):
+        raise OSError("refused: key correct-horse-battery, Bearer abcdefghijklmnop")
+
+    with pytest.raises(RewardFailed) as stop:
+        score([reward(tells)], SAMPLES)
+    assert "refused: key [JUDGE_API_KEY], Bearer [redacted]" in str(stop.value)

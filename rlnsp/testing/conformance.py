@@ -10,13 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rlnsp.built_reward import BuiltReward, from_function
+from rlnsp.declaration import declared
 from rlnsp.optimisation import present
 from rlnsp.protocols import Algorithm, Policy
 from rlnsp.randomness import Randomness
 from rlnsp.rollout import rollout
 from rlnsp.settings import SamplerConfig
+from rlnsp.testing.bench import Bench, make_bench
+from rlnsp.testing.contract import examine
 from rlnsp.testing.toy import ToyPolicy
 from rlnsp.types import Sample, Scene, Scores
+from rlnsp.world import scenes as world_scenes
 
 
 def check_policy(policy: Policy, scenes: Sequence[Scene], tolerance: float = 1e-3) -> None:
@@ -99,37 +104,20 @@ def check_policy(policy: Policy, scenes: Sequence[Scene], tolerance: float = 1e-
 
 
 def check_reward(
-    reward: Callable[[Sequence[Sample]], Any], samples: Sequence[Sample], deterministic: bool = True
+    reward: Callable[..., Any], samples: Sequence[Sample] | None = None, deterministic: bool = True
 ) -> None:
-    """Assert that a reward keeps to ``rlnsp.protocols.Reward``.
+    """Assert that a reward keeps to ``rlnsp.protocols.Reward``, as ``rlnsp reward test`` finds it.
 
     Args:
-        reward: a built one.
-        samples: of at least two scenes, each scene's together.
+        reward: a built one: an object of its class, or a function.
+        samples: of at least two scenes; None: of the embedded world, true next scenes and faulty ones.
         deterministic: it answers the same question alike; False for a judge that draws.
     """
-    before = [sample.frames.copy() for sample in samples]
-    values = list(reward(samples))
-    assert len(values) == len(samples), (
-        f"a reward must return one value a sample: {len(samples)}; got {len(values)}"
-    )
-    for sample, value in zip(samples, values, strict=True):
-        if value is not None:
-            number = float(value)
-            assert math.isfinite(number), (
-                f"scene {sample.scene.id!r}: a score must be finite or None; got {value!r}"
-            )
-    for old, sample in zip(before, samples, strict=True):
-        assert np.array_equal(old, sample.frames), "a reward must not write into the frames it is given"
-    if not deterministic:
-        return
-    assert list(reward(samples)) == values, (
-        "asked twice, the reward answers differently; pass deterministic=False"
-    )
-    ids = list(dict.fromkeys(sample.scene.id for sample in samples))
-    order = [i for wanted in reversed(ids) for i, sample in enumerate(samples) if sample.scene.id == wanted]
-    turned = list(reward([samples[i] for i in order]))
-    assert turned == [values[i] for i in order], "scores must follow their samples when scenes change places"
+    given = None if samples is None else Bench(samples=list(samples), faults=None)
+    bench = given or make_bench(world_scenes("heldout", 8, seed=0))
+    built = BuiltReward(name="reward", call=from_function(reward), declaration=declared(reward))
+    failed = [one for one in examine(built, bench, deterministic=deterministic) if one.verdict == "fail"]
+    assert not failed, "; ".join(f"{one.claim}: {one.detail}" for one in failed)
 
 
 def check_algorithm(
