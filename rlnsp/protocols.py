@@ -88,7 +88,7 @@ class HasStockPipeline(Protocol):
     def stock_latents(
         self, x: Tensor, condition: Condition, num_steps: int, guidance_scale: float = 1.0
     ) -> Tensor:
-        """(B, N, C) fp32, what that pipeline makes of the noise ``x`` (B, N, C), by its own schedule and steps.
+        """(B, N, C) fp32, what that pipeline makes of the noise ``x``, by its own schedule and steps.
 
         It must share no code with ``sigmas`` and ``velocity`` but the network.
         """

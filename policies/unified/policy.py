@@ -153,7 +153,7 @@ class Unified:
     def stock_latents(
         self, x: Tensor, condition: Condition, num_steps: int, guidance_scale: float = 1.0
     ) -> Tensor:
-        """(B, N, C) fp32, what diffusers' own LTXPipeline makes of the noise ``x``, with the adapter as it is."""
+        """(B, N, C) fp32, what diffusers' own LTXPipeline makes of the noise ``x``; the adapter as it is."""
         from policies.unified.stock import ltx_latents
 
         transformer: Any = self._dit.get_base_model()  # its layers carry the adapter
