@@ -22,7 +22,7 @@ def config(reward="brightness", algorithm="grpo", settings=None, sampler=None, *
         algorithm=Slot(
             use=use, config={"clip": 1e-4, "kl_coefficient": 0.1} if settings is None else settings
         ),
-        sampler=SamplerConfig(num_steps=4, window=WindowConfig(start=0, size=2), **(sampler or {})),
+        sampler=SamplerConfig(**{"num_steps": 4, "window": WindowConfig(size=2), **(sampler or {})}),
         trainer=TrainerConfig(
             **{"scenes_per_iteration": 4, "group_size": 4, "micro_batch_size": 12, **trainer}
         ),
@@ -109,6 +109,13 @@ def test_a_fault_that_the_run_does_not_use_is_a_note():
     report = report_of(algorithm="InertDivergence", settings={"clip": 1e-3, "kl_coefficient": 0.0})
     assert report.failed == []
     assert report.findings["reference"].verdict == "note"
+
+
+def test_an_autocast_round_the_whole_update_is_named():
+    """Its cache outlives the step: the mistake as published, round the run's own bf16."""
+    with torch.autocast("cpu", torch.bfloat16):
+        report = report_of(precision="bf16", settings={"clip": 1e-2})
+    assert report.failed == ["ratio moves"]
 
 
 def test_the_trained_encoder_is_reached_too():
