@@ -88,7 +88,7 @@ def weight_hash(policy: Policy) -> str:
     found = hashlib.blake2b(digest_size=8)
     for name, value in sorted(policy.named_trainable()):
         found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        found.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        found.update(value.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
 
 

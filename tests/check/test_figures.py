@@ -14,39 +14,35 @@ from rlnsp.check.examination import examine
 from rlnsp.check.practice import Practice, reached
 from rlnsp.check.report import Report, note, wrong
 from rlnsp.check.scores import groups
-from rlnsp.check.subject import Answer, Subject, kept
+from rlnsp.check.subject import Answer, kept
 from rlnsp.check.weights import lora_modules, weight_hash
 from rlnsp.settings import WindowConfig
 from rlnsp.testing import ToyPolicy
 from tests.check import faults
-from tests.check.test_faults import config
-
-
-def subject(policy=ToyPolicy, **settings):
-    return Subject.of(config(**settings), policy(ToyPolicy.Config()))
+from tests.check.runs import subject_of
 
 
 def test_the_clip_in_nats_is_the_clip_times_the_latents_dimensions():
     # 2 frames of 4 x 4 tokens with 3 channels
-    figures = examine(subject(updates_per_rollout=2)).findings["clip"].figures
+    figures = examine(subject_of(updates_per_rollout=2)).findings["clip"].figures
     assert figures["latent_dims"] == 96
     assert figures["clip_nats"] == pytest.approx(96e-4)
 
 
 def test_a_clip_in_nats_is_shared_among_the_dimensions():
-    one = subject(settings={"clip_nats": 0.96})
+    one = subject_of(settings={"clip_nats": 0.96})
     assert one.clip == pytest.approx(0.01)
 
 
 def test_the_piece_fills_a_micro_batch_and_has_no_more_scenes_than_an_iteration():
     # 48 transitions a micro-batch, 4 samples x 2 steps a scene: 6 scenes
-    assert len(subject(micro_batch_size=48, scenes_per_iteration=8).scenes) == 6
-    assert len(subject(micro_batch_size=48, scenes_per_iteration=3).scenes) == 3
-    assert len(subject(micro_batch_size=1, scenes_per_iteration=8).scenes) == 4
+    assert len(subject_of(micro_batch_size=48, scenes_per_iteration=8).scenes) == 6
+    assert len(subject_of(micro_batch_size=48, scenes_per_iteration=3).scenes) == 3
+    assert len(subject_of(micro_batch_size=1, scenes_per_iteration=8).scenes) == 4
 
 
 def test_the_share_of_flat_groups_is_that_of_the_rewards_answers():
-    one = subject(scenes_per_iteration=8)
+    one = subject_of(scenes_per_iteration=8)
     answer = one.answers["given"]
     assert isinstance(answer, Answer)
     answer.raw[:4] = 7.0
@@ -59,7 +55,7 @@ def test_the_share_of_flat_groups_is_that_of_the_rewards_answers():
 
 def test_the_cost_is_scaled_by_what_is_left_to_do():
     """4 of 8 scenes: 2 times the samples and transitions; two updates a rollout replay the anchors, too."""
-    one = subject(scenes_per_iteration=8, updates_per_rollout=2, num_iterations=10)
+    one = subject_of(scenes_per_iteration=8, updates_per_rollout=2, num_iterations=10)
     trajectory, rolling = one.timed_rollout
     made = len(trajectory.samples)
     assert made == 16
@@ -75,7 +71,7 @@ def test_the_cost_is_scaled_by_what_is_left_to_do():
 
 
 def test_the_bytes_of_a_rollout_are_its_latents_and_clips():
-    one = subject(sampler={"window": WindowConfig(size=3)})
+    one = subject_of(sampler={"window": WindowConfig(size=3)})
     # 16 samples: 96 latent dimensions in fp32, 1 final and 3 tensors of 3 steps; clips of 2 x 16 x 16 x 3
     latents, clips = 16 * 96 * 4 * (1 + 3 * 3), 16 * 2 * 16 * 16 * 3
     rest = 16 * 8 + (3 + 3 + 4) * 4  # group; sigma, sigma_next and levels
@@ -90,6 +86,8 @@ def test_the_weight_hash_is_of_names_and_bits():
     half = ToyPolicy(ToyPolicy.Config())
     half.network.bfloat16()
     assert weight_hash(half) != weight_hash(policy)
+    half.network.register_parameter("scale", nn.Parameter(torch.tensor(1.0)))  # of no dimension
+    assert weight_hash(half) == weight_hash(half)
 
 
 def test_lora_modules_are_those_of_pefts_names():
@@ -143,18 +141,18 @@ def test_brackets_in_what_is_found_are_not_markup():
 
 def test_every_check_tells_its_name_as_it_begins():
     told: list[str] = []
-    report = examine(subject(), say=told.append)
+    report = examine(subject_of(), say=told.append)
     assert [*told, "restored"] == list(report.findings)
 
 
 def test_another_precision_is_tried_as_well():
-    figures = examine(subject(policy=faults.Trained, learning_rate=1e-2)).findings["ratio moves"].figures
+    figures = examine(subject_of(policy=faults.Trained, learning_rate=1e-2)).findings["ratio moves"].figures
     assert set(figures) == {"log_ratio_max_fp32", "log_ratio_max_bf16"}
     assert min(float(value) for value in figures.values()) > 1e-6
 
 
 def test_drift_is_measured_against_the_rollouts_own_means():
-    one = subject()
+    one = subject_of()
     moved = replace(one.batch, rollout_mean=one.batch.rollout_mean + 0.01)  # pyright: ignore[reportOptionalOperand]
     vars(one)["batch"] = moved
     report = examine(one)
