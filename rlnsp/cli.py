@@ -22,6 +22,7 @@ OWN = {
     "generate": "make the clip that follows a scene",
     "eval": "measure policies on held-out scenes, side by side",
     "reward": "list the rewards that can be named, or test one before training on it",
+    "check": "prove a config, its policy and its rewards before a run",
 }
 """rlnsp's own commands and what each does; ``rlnsp.commands.NAME`` has its ``add_arguments`` and ``run``."""
 

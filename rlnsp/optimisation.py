@@ -70,7 +70,7 @@ class Optimisation:
         """
         several = self.config.updates_per_rollout * self.config.minibatches > 1
         if prove or self.old or several:
-            batch = self._with_anchors(batch, scenes)
+            batch = self.with_anchors(batch, scenes)
         stats: Stats = {}
         for update in range(self.config.updates_per_rollout):
             merge = _Merge()
@@ -91,7 +91,7 @@ class Optimisation:
         """One optimiser step."""
         parameters = dict(self.policy.named_trainable())
         before = {name: value.detach().clone() for name, value in parameters.items()} if proving else {}
-        stats = self._accumulate(batch, scenes, parameters)
+        stats = self.accumulate(batch, scenes)
         if proving and len(batch):
             if self.old is None or self.old.is_live():
                 _prove_nothing_moved(stats)
@@ -112,9 +112,9 @@ class Optimisation:
             )
         return {**stats, "grad_norm": norm}
 
-    def _accumulate(self, batch: Batch, scenes: Sequence[Scene], parameters: dict[str, Parameter]) -> Stats:
+    def accumulate(self, batch: Batch, scenes: Sequence[Scene]) -> Stats:
         """Leave the whole batch's gradient in the parameters."""
-        for value in parameters.values():
+        for _, value in self.policy.named_trainable():
             value.grad = torch.zeros_like(value)
         merge = _Merge()
         for part in batch.split(self.config.micro_batch_size):
@@ -123,7 +123,7 @@ class Optimisation:
             merge.add({"loss": float(loss.detach()), **stats}, len(part))
         return merge.result()
 
-    def _with_anchors(self, batch: Batch, scenes: Sequence[Scene]) -> Batch:
+    def with_anchors(self, batch: Batch, scenes: Sequence[Scene]) -> Batch:
         """Replay the batch in the very pieces that it is trained in: kernels round by shape."""
         anchors = []
         with self.old.applied() if self.old else nullcontext():

@@ -82,6 +82,20 @@ class EncodesVideo(Protocol):
         ...
 
 
+@runtime_checkable
+class HasStockPipeline(Protocol):
+    """What a policy adds whose model has a published pipeline; ``rlnsp check`` compares samples with it."""
+
+    def stock_latents(
+        self, x: Tensor, condition: Condition, num_steps: int, guidance_scale: float = 1.0
+    ) -> Tensor:
+        """(B, N, C) fp32, what that pipeline makes of the noise ``x``, by its own schedule and steps.
+
+        It must share no code with ``sigmas`` and ``velocity`` but the network.
+        """
+        ...
+
+
 class Reward(Protocol):
     """A score for each sample, higher is better.  It sees whole groups, so it may compare."""
 

@@ -86,7 +86,7 @@ def test_minibatches_are_whole_groups_and_an_optimiser_step_each():
     ]
     assert sum(map(len, parts)) == len(by_hand.batch)
     told = []
-    for part in by_hand.optimise._with_anchors(by_hand.batch, SCENES).divide(2):
+    for part in by_hand.optimise.with_anchors(by_hand.batch, SCENES).divide(2):
         assert len(part.scene.unique()) == 1
         told.append(by_hand.optimise(part, SCENES))
     for name, value in by_hand.weights().items():

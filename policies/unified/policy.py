@@ -133,6 +133,15 @@ class Unified:
         self.model.geometry.require(frames)
         return self.model.encode_frames(frames, generator)
 
+    def stock_latents(
+        self, x: Tensor, condition: Condition, num_steps: int, guidance_scale: float = 1.0
+    ) -> Tensor:
+        """(B, N, C) fp32, what diffusers' own LTXPipeline makes of the noise ``x``; the adapter as it is."""
+        from policies.unified.stock import ltx_latents
+
+        transformer: Any = self._dit.get_base_model()  # its layers carry the adapter
+        return ltx_latents(self.model, transformer, x, condition, num_steps, guidance_scale)
+
     @contextmanager
     def reference(self) -> Iterator[None]:
         """While open, the policy before RL: adapter off, and ``encode`` with the first connector and queries.

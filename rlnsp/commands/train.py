@@ -22,14 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``rlnsp train``."""
     parser.epilog = EXAMPLE
     add_config_arguments(parser)
-    parser.add_argument(
-        "--reward",
-        action="append",
-        default=[],
-        metavar="NAME[=WEIGHT]",
-        help="an installed reward (see rlnsp reward list), package.module:NAME or file.py:NAME; "
-        "may be repeated, and replaces the config's rewards",
-    )
+    add_reward_argument(parser)
     parser.add_argument("--output", type=Path, metavar="DIR", help="the run folder (runs/ and the time)")
     parser.add_argument(
         "--resume", type=Path, metavar="DIR", help="go on with a run folder, from its last checkpoint"
@@ -44,6 +37,18 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, metavar="N", help="the same as seed=N")
     parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings that win over the config's")
+
+
+def add_reward_argument(parser: argparse.ArgumentParser) -> None:
+    """Declare --reward."""
+    parser.add_argument(
+        "--reward",
+        action="append",
+        default=[],
+        metavar="NAME[=WEIGHT]",
+        help="an installed reward (see rlnsp reward list), package.module:NAME or file.py:NAME; "
+        "may be repeated, and replaces the config's rewards",
+    )
 
 
 def overrides_of(args: argparse.Namespace) -> list[str]:
