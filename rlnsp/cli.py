@@ -22,6 +22,7 @@ OWN = {
     "generate": "make the clip that follows a scene",
     "eval": "measure policies on held-out scenes, side by side",
     "reward": "list the rewards that can be named",
+    "report": "show runs in one page: curves, clips before and after, what the judge said",
 }
 """rlnsp's own commands and what each does; ``rlnsp.commands.NAME`` has its ``add_arguments`` and ``run``."""
 

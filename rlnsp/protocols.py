@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
     from torch.nn import Parameter
 
-    from rlnsp.types import Batch, Condition, Sample, Scene, Scores, Trajectory, Video
+    from rlnsp.types import Batch, Condition, Explanation, Sample, Scene, Scores, Trajectory, Video
 
 Stats = Mapping[str, float]
 
@@ -86,6 +86,15 @@ class Reward(Protocol):
 
     def __call__(self, samples: Sequence[Sample]) -> Sequence[float | None]:
         """One number a sample, in order; None where the sample could not be scored."""
+        ...
+
+
+@runtime_checkable
+class Explains(Protocol):
+    """What a reward adds that can say why.  Asked about few samples, those that people will look at."""
+
+    def explain(self, samples: Sequence[Sample]) -> Sequence[Explanation | None]:
+        """One explanation a sample, in order; None where there is nothing to say."""
         ...
 
 

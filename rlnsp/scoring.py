@@ -16,8 +16,9 @@ from torch import Tensor
 
 from rlnsp import plugins
 from rlnsp.config import ConfigError, plugin_settings
+from rlnsp.protocols import Explains
 from rlnsp.settings import RewardSlot
-from rlnsp.types import Sample, Scene, Scores
+from rlnsp.types import Explanation, Sample, Scene, Scores
 
 Answer = Sequence[float | None]
 
@@ -97,6 +98,31 @@ def score(rewards: Sequence[BuiltReward], samples: Sequence[Sample], max_drop_sh
             f"{max_drop_share:.0%} may: repair what fails, or raise trainer.max_drop_share"
         )
     return scores
+
+
+def explain(rewards: Sequence[BuiltReward], samples: Sequence[Sample]) -> list[dict[str, Explanation]]:
+    """Why each sample was scored as it was, by the names of the rewards that say so; a mapping a sample.
+
+    Raises:
+        RewardFailed: a reward's ``explain`` failed, with ``on_failure`` raise; with drop it says nothing.
+    """
+    found: list[dict[str, Explanation]] = [{} for _ in samples]
+    for reward in rewards:
+        if not samples or not isinstance(reward.call, Explains):
+            continue
+        try:
+            answer: Any = reward.call.explain(samples)
+            if inspect.isawaitable(answer):
+                answer = _in_background(_awaited(answer)).result()
+            paired = list(zip(found, answer, strict=True))
+        except Exception as error:  # as in ``score``
+            if reward.on_failure == "raise":
+                raise RewardFailed(_failure(reward, "explain", error)) from error
+            continue
+        for said, explanation in paired:
+            if explanation is not None:
+                said[reward.name] = explanation
+    return found
 
 
 def _build(name: str, slot: RewardSlot) -> Callable[[Sequence[Sample]], Answer | Awaitable[Answer]]:

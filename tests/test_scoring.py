@@ -7,9 +7,17 @@ import pytest
 import torch
 
 from rlnsp.config import ConfigError
-from rlnsp.scoring import BuiltReward, RewardFailed, build_rewards, check_scenes, from_function, score
+from rlnsp.scoring import (
+    BuiltReward,
+    RewardFailed,
+    build_rewards,
+    check_scenes,
+    explain,
+    from_function,
+    score,
+)
 from rlnsp.settings import RewardSlot
-from rlnsp.types import Sample, Scene
+from rlnsp.types import Explanation, Sample, Scene
 
 
 def sample(scene, value, **columns):
@@ -171,3 +179,47 @@ def test_a_reward_can_refuse_scenes_before_anything_is_made():
     with pytest.raises(ConfigError, match=r"rewards\.picky: cannot read a"):
         check_scenes([reward(Picky(), name="picky")], [one.scene for one in SAMPLES])
     check_scenes([reward(brightness)], [one.scene for one in SAMPLES])
+
+
+class Reasoned:
+    """Says why, of all but black clips."""
+
+    def __call__(self, samples):
+        return brightness(samples)
+
+    def explain(self, samples):
+        means = brightness(samples)
+        return [Explanation(verdict=f"{mean:g}") if mean else None for mean in means]
+
+
+class ReasonedLater(Reasoned):
+    async def explain(self, samples):
+        await asyncio.sleep(0)
+        return super().explain(samples)
+
+
+@pytest.mark.parametrize("kind", [Reasoned, ReasonedLater])
+def test_reasons_come_by_sample_and_reward_from_those_that_have_them(kind):
+    found = explain([reward(brightness), reward(kind(), name="why")], SAMPLES)
+    assert [{name: said.verdict for name, said in one.items()} for one in found] == [
+        {}, {"why": "10"}, {"why": "20"}, {"why": "30"}
+    ]  # fmt: skip
+    assert explain([reward(kind())], []) == []
+
+
+class Unsure(Reasoned):
+    def explain(self, samples):
+        raise OSError("judge is away")
+
+
+class Terse(Reasoned):
+    def explain(self, samples):
+        return [None]
+
+
+@pytest.mark.parametrize("kind", [Unsure, Terse])
+def test_reasons_that_fail_stop_or_are_left_out_as_scores_are(kind):
+    with pytest.raises(RewardFailed, match="'mine' failed on explain: "):
+        explain([reward(kind())], SAMPLES)
+    parts = [reward(kind(), on_failure="drop"), reward(Reasoned(), name="why")]
+    assert [list(one) for one in explain(parts, SAMPLES)] == [[], ["why"], ["why"], ["why"]]
