@@ -26,7 +26,6 @@ from rlnsp.precision import in_precision
 from rlnsp.progress import Display, Line, before_after_table
 from rlnsp.protocols import Algorithm, EncodesVideo, Policy, SamplesWithAverage, Stateful, Stats
 from rlnsp.randomness import Randomness
-from rlnsp.report import write_report
 from rlnsp.rollout import rollout
 from rlnsp.rundir import RunFolder
 from rlnsp.scoring import BuiltReward, RewardFailed, build_rewards, check_scenes, score
@@ -126,6 +125,8 @@ class Run:
         """Everything, with the exit code."""
         code = self._run()
         if self.config.trainer.report:
+            from rlnsp.report import write_report  # brings matplotlib, which a run needs only now
+
             path = write_report([self.folder.path], self.folder.path / "report.html")
             self.display.say(f"report: {path}")
         return code

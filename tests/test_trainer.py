@@ -175,8 +175,9 @@ def test_metrics_have_what_must_always_be_logged(toy, tmp_path):
     train(toy(), tmp_path / "run")
     line = next(line for line in metrics_of(tmp_path / "run") if line["iteration"] == 3)
     assert {
-        "reward", "reward_error", "reward/mine", "reward_std/mine", "dropped", "advantage_std", "zero_variance_groups",
-        "ratio", "log_ratio_max", "clip_fraction", "approx_kl", "drift_max", "grad_norm", "loss", "seconds",
+        "reward", "reward_error", "reward/mine", "reward_std/mine", "dropped", "advantage_std",
+        "zero_variance_groups", "ratio", "log_ratio_max", "clip_fraction", "approx_kl", "drift_max",
+        "grad_norm", "loss", "samples", "seconds",
     } <= set(line)  # fmt: skip
     assert line["log_ratio_max"] == 0
 

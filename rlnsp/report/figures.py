@@ -1,6 +1,7 @@
 """Line charts as SVG that takes its colours from the page, so that one drawing serves light and dark."""
 
 import hashlib
+import html
 import io
 import re
 from collections.abc import Sequence
@@ -122,7 +123,10 @@ def _inline(svg: str, label: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<g id=\"[^\"]*\">", "<g>", svg)
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"<svg [^>]*?viewBox=\"([^\"]*)\"[^>]*>", r'<svg viewBox="\1" role="img">', svg, count=1)
+    size = re.search(r'viewBox="([^"]*)"', svg)
+    assert size is not None
+    head = f'<svg viewBox="{size[1]}" role="img" aria-label="{html.escape(label)}">'
+    svg = head + svg[svg.index(">") + 1 :]
     own = hashlib.sha256(label.encode()).hexdigest()[:8]
     svg = re.sub(r"(id=\"|url\(#|href=\"#)", rf"\g<1>c{own}-", svg)
     svg = svg.replace("xlink:href", "href")
