@@ -81,9 +81,10 @@
   }, { rootMargin: "600px" });
   const seen = new IntersectionObserver((entries) => {
     for (const entry of entries) {
-      if (entry.isIntersecting) visible.add(entry.target);
-      else visible.delete(entry.target);
-      load(entry.target);
+      if (entry.isIntersecting) {
+        visible.add(entry.target);
+        load(entry.target);
+      } else visible.delete(entry.target);
       play(entry.target);
     }
   });
