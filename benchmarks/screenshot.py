@@ -33,8 +33,8 @@ PATIENCE_S = 240
 def main(argv: list[str] | None = None) -> int:
     """Write the picture of one section; the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.screenshot", description=__doc__.split("\n")[0]
-    )  # pyright: ignore[reportOptionalMemberAccess]
+        prog="python -m benchmarks.screenshot", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("report", type=Path, help="a report.html of rlnsp")
     parser.add_argument("-o", "--output", type=Path, default=PICTURE, metavar="FILE.png", help=f"({PICTURE})")
     parser.add_argument(

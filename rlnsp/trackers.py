@@ -5,7 +5,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, TrackioTracker, WandBTracker
-from accelerate.utils import LoggerType
 
 from rlnsp.settings import ConfigError
 
@@ -13,7 +12,7 @@ PROJECT = "rlnsp"
 """What the runs are filed under where a service has projects; a run is called as its folder is."""
 
 
-def make(names: Sequence[str], run: Path) -> list[str | LoggerType | GeneralTracker]:
+def make(names: Sequence[str], run: Path) -> list[GeneralTracker]:
     """The trackers of ``names`` for a run folder, not started yet.
 
     Raises:

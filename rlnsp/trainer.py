@@ -93,7 +93,7 @@ class Run:
         self.trained = Trained(policy=self.policy, optimizer=optimizer, ema=self.ema, old=self.old)
         self.accelerator = Accelerator(
             cpu=next(iter(trained.values())).device.type == "cpu",
-            log_with=trackers.make(trainer.trackers, folder.path) or None,
+            log_with=[*trackers.make(trainer.trackers, folder.path)] or None,
         )
         if self.accelerator.num_processes > 1:
             raise ConfigError(

@@ -181,45 +181,41 @@ def test_a_reward_can_refuse_scenes_before_anything_is_made():
     check_scenes([reward(brightness)], [one.scene for one in SAMPLES])
 
 
+def reasons(samples):
+    """Of all but black clips."""
+    means = brightness(samples)
+    return [Explanation(verdict=f"{mean:g}") if mean else None for mean in means]
+
+
+async def reasons_later(samples):
+    await asyncio.sleep(0)
+    return reasons(samples)
+
+
+def reasons_fail(samples):
+    raise OSError("judge is away")
+
+
 class Reasoned:
-    """Says why, of all but black clips."""
+    def __init__(self, explain):
+        self.explain = explain
 
     def __call__(self, samples):
         return brightness(samples)
 
-    def explain(self, samples):
-        means = brightness(samples)
-        return [Explanation(verdict=f"{mean:g}") if mean else None for mean in means]
 
-
-class ReasonedLater(Reasoned):
-    async def explain(self, samples):
-        await asyncio.sleep(0)
-        return super().explain(samples)
-
-
-@pytest.mark.parametrize("kind", [Reasoned, ReasonedLater])
-def test_reasons_come_by_sample_and_reward_from_those_that_have_them(kind):
-    found = explain([reward(brightness), reward(kind(), name="why")], SAMPLES)
+@pytest.mark.parametrize("why", [reasons, reasons_later])
+def test_reasons_come_by_sample_and_reward_from_those_that_have_them(why):
+    found = explain([reward(brightness), reward(Reasoned(why), name="why")], SAMPLES)
     assert [{name: said.verdict for name, said in one.items()} for one in found] == [
         {}, {"why": "10"}, {"why": "20"}, {"why": "30"}
     ]  # fmt: skip
-    assert explain([reward(kind())], []) == []
+    assert explain([reward(Reasoned(why))], []) == []
 
 
-class Unsure(Reasoned):
-    def explain(self, samples):
-        raise OSError("judge is away")
-
-
-class Terse(Reasoned):
-    def explain(self, samples):
-        return [None]
-
-
-@pytest.mark.parametrize("kind", [Unsure, Terse])
-def test_reasons_that_fail_stop_or_are_left_out_as_scores_are(kind):
+@pytest.mark.parametrize("why", [reasons_fail, lambda samples: [None]])
+def test_reasons_that_fail_stop_or_are_left_out_as_scores_are(why):
     with pytest.raises(RewardFailed, match="'mine' failed on explain: "):
-        explain([reward(kind())], SAMPLES)
-    parts = [reward(kind(), on_failure="drop"), reward(Reasoned(), name="why")]
+        explain([reward(Reasoned(why))], SAMPLES)
+    parts = [reward(Reasoned(why), on_failure="drop"), reward(Reasoned(reasons), name="why")]
     assert [list(one) for one in explain(parts, SAMPLES)] == [[], ["why"], ["why"], ["why"]]
