@@ -89,14 +89,14 @@ def _reward(run: ReportedRun, number: int) -> Curve:
     The band counts scenes as the independent draws they are.
     """
     x, y = run.curve("reward")
-    errors = {line["iteration"]: line.get("reward_error") for line in run.iterations}
-    spreads = [errors[iteration] for iteration in x]
+    measured, errors = run.curve("reward_error")
     window = max(1, len(x) // SMOOTHED_OVER)
-    means, sems = moving_average(y, [error or 0.0 for error in spreads], window)
-    if any(error is None for error in spreads):  # one scene an iteration has no error
+    if measured != x:  # an iteration of one scene has no error
+        means, _ = moving_average(y, [0.0] * len(y), window)
         return Curve(number=number, x=x, y=means, behind=y)
-    low = [mean - Z95 * error for mean, error in zip(means, sems, strict=True)]
-    high = [mean + Z95 * error for mean, error in zip(means, sems, strict=True)]
+    means, spreads = moving_average(y, errors, window)
+    low = [mean - Z95 * error for mean, error in zip(means, spreads, strict=True)]
+    high = [mean + Z95 * error for mean, error in zip(means, spreads, strict=True)]
     return Curve(number=number, x=x, y=means, low=low, high=high, behind=y)
 
 

@@ -96,12 +96,12 @@ def gallery(runs: Sequence[ReportedRun]) -> Gallery:
 
 def _columns(runs: Sequence[ReportedRun]) -> list[tuple[str, ReportedRun, KeptEvaluation]]:
     columns: list[tuple[str, ReportedRun, KeptEvaluation]] = []
-    befores: list[object] = []
+    starts: list[object] = []
     for run in runs:
         name = f"{run.name}: " if len(runs) > 1 else ""
-        if run.first and run.first.evaluation.scores not in befores:
-            columns.append((f"{name if befores else ''}before", run, run.first))
-            befores.append(run.first.evaluation.scores)
+        if run.first and run.first.evaluation.scores not in starts:
+            columns.append((f"{name if starts else ''}before", run, run.first))
+            starts.append(run.first.evaluation.scores)
         if run.last:
             columns.append((f"{name}after {run.last.iteration} iterations", run, run.last))
     return columns
