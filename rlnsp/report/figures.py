@@ -23,11 +23,11 @@ DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)))
 """Of the first ``NUM_COLOURS`` runs, the next, and the rest; colour alone does not tell runs apart."""
 _INK, _GRID, _SERIES = "#000001", "#000002", "#0000a{}"
 """Stand-ins that ``_page_colours`` replaces; no other colour is drawn."""
+_STEPS = (1, 2, 2.5, 5, 10)
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 9,
-    "axes.formatter.useoffset": False,
     "axes.formatter.limits": (-3, 4),
 }
 
@@ -67,8 +67,8 @@ def chart(curves: Sequence[Curve], label: str) -> str:
         axes.spines[["left", "bottom"]].set_color(_GRID)
         axes.tick_params(colors=_INK, length=0)
         axes.yaxis.get_offset_text().set_color(_INK)
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=_STEPS))
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=_STEPS))
         axes.set_xlabel("iteration", color=_INK, labelpad=2)
         drawn = io.StringIO()
         figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None})
