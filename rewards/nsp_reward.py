@@ -1,6 +1,6 @@
 """Causal consistency: does what the video shows follow from the preceding scene?"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlnsp.declaration import declares
-from rlnsp.types import Sample, Scene
+from rlnsp.types import Explanation, Sample, Scene
 from rlnsp.world import Tracker
 from rlnsp.world.language import parse
 
@@ -29,6 +29,11 @@ class Decision(Protocol):
     @property
     def caption(self) -> str:
         """What the clip shows, in words."""
+        ...
+
+    @property
+    def checks(self) -> Mapping[str, bool]:
+        """What was looked at, by name, and whether it holds."""
         ...
 
 
@@ -82,9 +87,19 @@ class NSPReward:
 
     def __call__(self, samples: Sequence[Sample]) -> list[float]:
         """One score a sample."""
-        frames = np.stack([sample.frames for sample in samples])
-        decisions = self.judge.decide([sample.scene.context for sample in samples], frames)
-        return [decision.soft if self.soft else float(decision.passed) for decision in decisions]
+        return [decision.soft if self.soft else float(decision.passed) for decision in self._decide(samples)]
+
+    def explain(self, samples: Sequence[Sample]) -> list[Explanation]:
+        """The judge's caption, its verdict, and the checks that it rests on."""
+        return [
+            Explanation(
+                verdict="consistent" if decision.passed else "not consistent",
+                passed=decision.passed,
+                caption=decision.caption,
+                checks=decision.checks,
+            )
+            for decision in self._decide(samples)
+        ]
 
     def check_scenes(self, scenes: Sequence[Scene]) -> None:
         """Raise ValueError for the first scene that the judge could not judge."""
@@ -93,3 +108,7 @@ class NSPReward:
                 self.judge.check(scene.context)
             except ValueError as error:
                 raise ValueError(f"scene {scene.id!r}: {error}") from error
+
+    def _decide(self, samples: Sequence[Sample]) -> Sequence[Decision]:
+        frames = np.stack([sample.frames for sample in samples])
+        return self.judge.decide([sample.scene.context for sample in samples], frames)

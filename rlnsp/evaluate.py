@@ -12,9 +12,9 @@ from rlnsp.data_loss import DataLoss
 from rlnsp.protocols import Policy
 from rlnsp.randomness import Randomness
 from rlnsp.rollout import sample_each
-from rlnsp.scoring import BuiltReward, score
+from rlnsp.scoring import BuiltReward, explain, score
 from rlnsp.settings import EvaluationConfig, SamplerConfig
-from rlnsp.types import Sample, Scene
+from rlnsp.types import Explanation, Sample, Scene
 
 DISTANCE = "distance_to_future"
 """Mean absolute difference of pixels, in [0, 1], to the nearest true future; lower is better."""
@@ -53,6 +53,8 @@ class Evaluation:
     bootstrap: int = 2000
     samples: list[Sample] = field(default_factory=list)
     """The first clips, of the first seed."""
+    explanations: list[dict[str, Explanation]] = field(default_factory=list)
+    """Of each of ``samples``, by reward."""
 
     def interval(self, measure: str) -> Interval:
         """The mean of a measure over scenes."""
@@ -60,7 +62,8 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """All but the clips; ``Evaluation(**...)`` reads it back."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "samples"}
+        clips = {"samples", "explanations"}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in clips}
 
 
 def evaluate(
@@ -134,6 +137,7 @@ def evaluate(
         },
         bootstrap=config.bootstrap,
         samples=kept,
+        explanations=explain(rewards, kept),
     )
 
 

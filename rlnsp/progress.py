@@ -20,6 +20,12 @@ class Line:
     reward: float
     zero_variance: float | None
     seconds: float
+    samples: int
+
+    @property
+    def rate(self) -> str:
+        """Samples a second, generated, scored and learned from."""
+        return f"{self.samples / self.seconds:.1f} samples/s"
 
 
 class Display:
@@ -36,12 +42,16 @@ class Display:
                 TextColumn("[bold]train"),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TextColumn("reward {task.fields[reward]}  held-out {task.fields[heldout]}"),
+                TextColumn(
+                    "reward {task.fields[reward]}  held-out {task.fields[heldout]}  {task.fields[rate]}"
+                ),
                 TextColumn("left"),
                 TimeRemainingColumn(),
                 console=self.console,
             )
-            self._task = self._bar.add_task("train", total=total, completed=finished, reward="-", heldout="-")
+            self._task = self._bar.add_task(
+                "train", total=total, completed=finished, reward="-", heldout="-", rate=""
+            )
 
     def __enter__(self) -> "Display":
         if self._bar:
@@ -73,7 +83,11 @@ class Display:
         """Show an iteration."""
         if self._bar:
             self._bar.update(
-                self._task, completed=line.finished, reward=f"{line.reward:.3f}", heldout=self.heldout
+                self._task,
+                completed=line.finished,
+                reward=f"{line.reward:.3f}",
+                heldout=self.heldout,
+                rate=line.rate,
             )
             return
         per_iteration = (time.monotonic() - self.started) / (line.finished - self.first)
@@ -81,7 +95,7 @@ class Display:
         flat = "" if line.zero_variance is None else f"  flat groups {line.zero_variance:.0%}"
         self.say(
             f"iteration {line.finished}/{self.total}  reward {line.reward:.3f}{flat}  "
-            f"held-out {self.heldout}  {line.seconds:.1f} s  left {left}"
+            f"held-out {self.heldout}  {line.seconds:.1f} s  {line.rate}  left {left}"
         )
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch.nn import Parameter
 
     from rlnsp.declaration import Declaration
-    from rlnsp.types import Batch, Condition, Sample, Scene, Scores, Trajectory, Video
+    from rlnsp.types import Batch, Condition, Explanation, Sample, Scene, Scores, Trajectory, Video
 
 Stats = Mapping[str, float]
 
@@ -117,6 +117,15 @@ class ChecksScenes(Protocol):
 
     def check_scenes(self, scenes: Sequence[Scene]) -> None:
         """Raise ValueError, in one line with the remedy, if it could not score a clip of one of them."""
+        ...
+
+
+@runtime_checkable
+class Explains(Protocol):
+    """What a reward adds that can say why.  Asked about few samples, those that people will look at."""
+
+    def explain(self, samples: Sequence[Sample]) -> Sequence[Explanation | None]:
+        """One explanation a sample, in order; None where there is nothing to say."""
         ...
 
 

@@ -6,7 +6,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,10 +14,8 @@ from typing import Any
 
 from rlnsp.atomic import written_whole
 from rlnsp.config import to_yaml
-from rlnsp.manifest import write_clip
 from rlnsp.metrics import MetricsFile
 from rlnsp.settings import ConfigError, RunConfig
-from rlnsp.types import Sample
 
 PACKAGES = ("rlnsp", "torch", "transformers", "diffusers", "peft", "accelerate", "numpy", "av", "safetensors")
 
@@ -49,14 +47,6 @@ class RunFolder:
     def log(self, metrics: Mapping[str, Any]) -> None:
         """Append a line to ``metrics.jsonl``."""
         self.metrics.append(metrics)
-
-    def write_samples(self, when: str, samples: Sequence[Sample]) -> None:
-        """Write ``samples/<scene>-<when>.mp4`` for each, and the preceding scenes beside them."""
-        for sample in samples:
-            name = "".join(c if c.isalnum() or c in "-_." else "_" for c in sample.scene.id)
-            write_clip(self.path / "samples" / f"{name}-{when}.mp4", sample.frames, sample.fps)
-        contexts = {sample.scene.id: sample.scene.context for sample in samples}
-        self.write("samples/scenes.json", json.dumps(contexts, indent=2, ensure_ascii=False) + "\n")
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write ``summary.json``."""

@@ -1,5 +1,6 @@
 """Samples -> scores: every reward judges whole groups, while more are sampled; what a failure means."""
 
+import inspect
 import math
 import time
 from collections.abc import Sequence
@@ -13,8 +14,9 @@ from tenacity import AsyncRetrying, retry_if_not_exception_type, stop_after_atte
 from rlnsp.built_reward import BuiltReward, build_rewards, check_scenes, from_function
 from rlnsp.declaration import Need
 from rlnsp.lane import in_background
+from rlnsp.protocols import Explains
 from rlnsp.redaction import redacted
-from rlnsp.types import Sample, Scores, rows_by_scene
+from rlnsp.types import Explanation, Sample, Scores, rows_by_scene
 
 __all__ = [
     "BuiltReward",
@@ -22,6 +24,7 @@ __all__ = [
     "RewardFailed",
     "build_rewards",
     "check_scenes",
+    "explain",
     "from_function",
     "score",
 ]
@@ -101,6 +104,33 @@ class Judging:
         if dropped > max_drop_share:
             raise RewardFailed(_too_many(found, dropped, max_drop_share))
         return found
+
+
+def explain(rewards: Sequence[BuiltReward], samples: Sequence[Sample]) -> list[dict[str, Explanation]]:
+    """Why each sample was scored as it was, by the names of the rewards that say so; a mapping a sample.
+
+    Raises:
+        RewardFailed: a reward's ``explain`` failed, with ``on_failure`` raise; with drop it says nothing.
+    """
+    found: list[dict[str, Explanation]] = [{} for _ in samples]
+    for reward in rewards:
+        if not samples or not isinstance(reward.call, Explains):
+            continue
+        try:
+            paired = list(zip(found, _reasons(reward, reward.call, samples), strict=True))
+        except Exception as error:  # as in ``_judge``
+            _failed(reward, "explain", error)
+            continue
+        for said, explanation in paired:
+            if explanation is not None:
+                said[reward.name] = explanation
+    return found
+
+
+def _reasons(reward: BuiltReward, call: Explains, samples: Sequence[Sample]) -> Any:
+    blocks = not inspect.iscoroutinefunction(call.explain)
+    seen = reward.view(samples)
+    return in_background(reward.lane.run(lambda: call.explain(seen), in_thread=blocks)).result()
 
 
 @dataclass(kw_only=True)

@@ -183,6 +183,12 @@ class TrainerConfig:
     """Iterations between checkpoints; 0: only the last."""
     keep_last: int = 2
     precision: Literal["fp32", "bf16"] = "fp32"
+    trackers: list[Literal["tensorboard", "wandb", "trackio"]] = field(
+        default_factory=lambda: ["tensorboard"]
+    )
+    """Where metrics go live, beside ``metrics.jsonl``; each by its own package, which must be installed."""
+    report: bool = True
+    """Write ``report.html`` at the end."""
     max_drop_share: float = 0.5
     """The share of an iteration's samples that may go unscored before the run stops."""
 
@@ -264,9 +270,14 @@ class EvaluationConfig:
     """None: as ``sampler.guidance_scale``."""
     bootstrap: int = 2000
     """Resamples of the confidence interval."""
+    keep_clips: int = 24
+    """Scenes whose clips each evaluation writes, for the report: the first, whatever became of them.  They
+    are in memory at once."""
 
     def __post_init__(self) -> None:
-        require(self.every >= 0, f"evaluation.every must be 0 or more; got {self.every}")
+        for name in ("every", "keep_clips"):
+            value = getattr(self, name)
+            require(value >= 0, f"evaluation.{name} must be 0 or more; got {value}")
         for name in ("num_scenes", "num_seeds", "bootstrap"):
             value = getattr(self, name)
             require(value >= 1, f"evaluation.{name} must be at least 1; got {value}")

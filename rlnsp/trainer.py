@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
-from rlnsp import checkpoint, plugins
+from rlnsp import checkpoint, evaluations, plugins, trackers
 from rlnsp.checkpoint import Trained
 from rlnsp.config import plugin_settings
 from rlnsp.data import SceneOrder, heldout_scenes, train_scenes
@@ -18,6 +19,7 @@ from rlnsp.data_loss import DataLoss
 from rlnsp.ema import EMA
 from rlnsp.evaluate import DATA_LOSS, Evaluation, evaluate
 from rlnsp.interruption import Interrupted, Interruption
+from rlnsp.maths.statistics import standard_error
 from rlnsp.opening import open_policy
 from rlnsp.optimisation import Optimisation, TrainingFailed, make_optimizer
 from rlnsp.precision import in_precision
@@ -30,9 +32,6 @@ from rlnsp.scoring import BuiltReward, Judging, RewardFailed, build_rewards, che
 from rlnsp.settings import ConfigError, RunConfig
 from rlnsp.summary import summarise
 from rlnsp.types import Scores
-
-NUM_CLIPS = 4
-"""Held-out clips written at each evaluation."""
 
 
 def train(config: RunConfig, output: Path, resume: bool = False) -> int:
@@ -94,8 +93,7 @@ class Run:
         self.trained = Trained(policy=self.policy, optimizer=optimizer, ema=self.ema, old=self.old)
         self.accelerator = Accelerator(
             cpu=next(iter(trained.values())).device.type == "cpu",
-            log_with="tensorboard",
-            project_dir=folder.path,
+            log_with=[*trackers.make(trainer.trackers, folder.path)] or None,
         )
         if self.accelerator.num_processes > 1:
             raise ConfigError(
@@ -125,9 +123,19 @@ class Run:
 
     def run(self) -> int:
         """Everything, with the exit code."""
+        code = self._run()
+        if self.config.trainer.report:
+            from rlnsp.report import write_report  # brings matplotlib, which a run needs only now
+
+            path = write_report([self.folder.path], self.folder.path / "report.html")
+            self.display.say(f"report: {path}")
+        return code
+
+    def _run(self) -> int:
         self.started = time.monotonic() - self.record["wall_s"]
         self.folder.open(self.config, self.finished)
-        self.accelerator.init_trackers("tensorboard")
+        evaluations.forget_after(self.folder.path, self.finished)
+        self.accelerator.init_trackers(trackers.PROJECT)
         self.display = Display(self.config.trainer.num_iterations, self.finished)
         try:
             with self.interruption, self.display:
@@ -208,7 +216,13 @@ class Run:
             self.proved = self.proved or prove
             clock.lap("optimise")
         counts = {"samples": len(trajectory.samples), "transitions": len(batch)}
-        return {**_reward_metrics(scores), **credit_stats, **loss_stats, **counts, "seconds": clock.seconds}
+        return {
+            **_reward_metrics(scores, trajectory.group),
+            **credit_stats,
+            **loss_stats,
+            **counts,
+            "seconds": clock.seconds,
+        }
 
     def _evaluate(self, when: str) -> Evaluation:
         with self._weights():
@@ -220,7 +234,7 @@ class Run:
                 self.config.evaluation,
                 chunk_size=self.config.trainer.micro_batch_size,
                 weights="ema" if self.ema else "live",
-                keep=NUM_CLIPS,
+                keep=self.config.evaluation.keep_clips,
                 data_loss=self.data_loss,
             )
         with self.interruption.held():
@@ -228,7 +242,7 @@ class Run:
                 self.record["before"] = evaluation.to_json()
             means = {f"heldout/{name}": evaluation.interval(name).mean for name in evaluation.scores}
             self._write({"iteration": self.finished, **means})
-            self.folder.write_samples(when, evaluation.samples)
+            evaluations.write(self.folder.path, when, self.finished, self.heldout, evaluation)
             self.display.evaluated(when, evaluation, self.metric)
             self._alarm(evaluation)
         return evaluation
@@ -301,6 +315,7 @@ class Run:
                 reward=metrics["reward"],
                 zero_variance=metrics.get("zero_variance_groups"),
                 seconds=sum(metrics["seconds"].values()),
+                samples=metrics["samples"],
             )
         )
 
@@ -345,15 +360,18 @@ class _Clock:
         self.seconds[phase], self._last = round(now - self._last, 4), now
 
 
-def _reward_metrics(scores: Scores) -> dict[str, Any]:
-    """Each reward's mean as it came, and the weighted sum that is optimised."""
+def _reward_metrics(scores: Scores, group: Tensor) -> dict[str, Any]:
+    """Each reward's mean as it came, and the weighted sum that is optimised, with its error over scenes."""
     means = {name: float(values.nanmean()) for name, values in scores.raw.items()}
     spreads = {
         name: float((values - means[name]).square().nanmean().sqrt()) for name, values in scores.raw.items()
     }
-    total = sum(scores.weights[name] * mean for name, mean in means.items() if scores.weights[name])
+    optimised = [name for name, weight in scores.weights.items() if weight]
+    total = sum(scores.weights[name] * means[name] for name in optimised)
+    each = torch.stack([scores.weights[name] * scores.raw[name] for name in optimised]).sum(0)
     return {
         "reward": total,
+        "reward_error": standard_error(each, group),
         **{f"reward/{name}": mean for name, mean in means.items()},
         **{f"reward_std/{name}": spread for name, spread in spreads.items()},
         **{f"reward_seconds/{name}": round(value, 4) for name, value in scores.seconds.items()},

@@ -83,6 +83,20 @@ def rows_by_scene(samples: Sequence[Sample]) -> list[list[int]]:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """Why a reward scored a sample as it did, for people to read."""
+
+    verdict: str
+    """What was decided, in words."""
+    passed: bool | None = None
+    """Whether that is good or bad; None where it is neither."""
+    caption: str | None = None
+    """What the clip shows, in words."""
+    checks: Mapping[str, bool] = field(default_factory=dict)
+    """What was looked at, by name, and whether it holds."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Condition:
     """What the denoiser attends to, a row a scene or a sample, and the row that stands for 'no condition'."""
 

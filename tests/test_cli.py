@@ -66,6 +66,9 @@ def refusal(capsys, *argv):
         (["generate", "A ball.", "--policy", "absent"], "policy folder absent does not exist"),
         (["eval", "--policy", "absent"], "policy folder absent does not exist"),
         (["eval", "--policy", "world", "--policy", "world"], "--policy world: is given twice"),
+        (["report", "absent"], "absent: not a run folder, it has no config.yaml"),
+        (["report", "absent", "-o", "page.pdf"], "--output page.pdf: must end in .html"),
+        (["report", "absent", "-o", "there/page.html"], "there is no folder there; make it first"),
     ],
 )
 def test_bad_input_is_one_line_with_the_remedy_and_nothing_is_written(argv, message, inside, capsys):

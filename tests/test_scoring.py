@@ -13,11 +13,12 @@ from rlnsp.scoring import (
     RewardFailed,
     build_rewards,
     check_scenes,
+    explain,
     from_function,
     score,
 )
 from rlnsp.settings import RewardSlot
-from rlnsp.types import Sample, Scene
+from rlnsp.types import Explanation, Sample, Scene
 
 
 def sample(scene, value, **columns):
@@ -330,3 +331,43 @@ def test_a_key_in_an_error_is_not_repeated(monkeypatch):
     with pytest.raises(RewardFailed) as stop:
         score([reward(tells)], SAMPLES)
     assert "refused: key [JUDGE_API_KEY], Bearer [redacted]" in str(stop.value)
+
+
+def reasons(samples):
+    """Of all but black clips."""
+    means = brightness(samples)
+    return [Explanation(verdict=f"{mean:g}") if mean else None for mean in means]
+
+
+async def reasons_later(samples):
+    await asyncio.sleep(0)
+    return reasons(samples)
+
+
+def reasons_fail(samples):
+    raise OSError("judge is away")
+
+
+class Reasoned:
+    def __init__(self, explain):
+        self.explain = explain
+
+    def __call__(self, samples):
+        return brightness(samples)
+
+
+@pytest.mark.parametrize("why", [reasons, reasons_later])
+def test_reasons_come_by_sample_and_reward_from_those_that_have_them(why):
+    found = explain([reward(brightness), reward(Reasoned(why), name="why")], SAMPLES)
+    assert [{name: said.verdict for name, said in one.items()} for one in found] == [
+        {}, {"why": "10"}, {"why": "20"}, {"why": "30"}
+    ]  # fmt: skip
+    assert explain([reward(Reasoned(why))], []) == []
+
+
+@pytest.mark.parametrize("why", [reasons_fail, lambda samples: [None]])
+def test_reasons_that_fail_stop_or_are_left_out_as_scores_are(why):
+    with pytest.raises(RewardFailed, match="'mine' failed on explain: "):
+        explain([reward(Reasoned(why))], SAMPLES)
+    parts = [reward(Reasoned(why), on_failure="drop"), reward(Reasoned(reasons), name="why")]
+    assert [list(one) for one in explain(parts, SAMPLES)] == [[], ["why"], ["why"], ["why"]]

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
+from rlnsp import evaluations
 from rlnsp.config import ConfigError, load, to_yaml
 from rlnsp.manifest import read_clip, write_clip, write_manifest
 from rlnsp.settings import (
@@ -62,6 +64,7 @@ def toy(tmp_path):
             "group_size": 6,
             "learning_rate": 1e-2,
             "save_every": 2,
+            "report": False,  # takes longer than such a run
         }
         return RunConfig(
             seed=seed,
@@ -102,7 +105,8 @@ def test_the_loop_learns_what_is_rewarded_and_unlearns_it_negated(toy, tmp_path,
 
 def test_a_run_leaves_its_folder(toy, tmp_path):
     run = tmp_path / "run"
-    config = toy(evaluation=EvaluationConfig(num_scenes=8, every=2, bootstrap=100))
+    evaluation = EvaluationConfig(num_scenes=8, every=2, bootstrap=100, keep_clips=4)
+    config = toy(evaluation=evaluation, report=True)
     assert train(config, run) == 0
     assert load(run / "config.yaml") == replace(
         load(run / "config.yaml"), seed=config.seed, sampler=config.sampler, trainer=config.trainer
@@ -120,6 +124,36 @@ def test_a_run_leaves_its_folder(toy, tmp_path):
     assert all(saved[name].equal(value) for name, value in policy.named_trainable())
     assert not list(run.rglob("*.partial"))
     assert list((run / "tensorboard").iterdir())
+    assert "4 of 4" in (run / "report.html").read_text()
+
+
+def test_a_run_keeps_its_evaluations_scene_by_scene(toy, tmp_path):
+    """And one that goes on forgets those from after its checkpoint."""
+    run = tmp_path / "run"
+    evaluation = EvaluationConfig(num_scenes=8, every=1, bootstrap=100, keep_clips=3)
+    train(toy(evaluation=evaluation), run)
+    kept = evaluations.read(run)
+    assert [one.when for one in kept] == ["before", "step-1", "step-2", "step-3", "after"]
+    assert [one.iteration for one in kept] == [0, 1, 2, 3, 4]
+    means = [sum(one.evaluation.scores["mine"]) / 8 for one in kept]
+    logged = [line["heldout/mine"] for line in metrics_of(run) if "heldout/mine" in line]
+    assert means == pytest.approx(logged)
+    assert all(len(one.clips) == 3 for one in kept)
+    shutil.rmtree(run / "checkpoints" / "step-4")
+    train(toy(evaluation=EvaluationConfig(num_scenes=8, bootstrap=100), num_iterations=2), run, resume=True)
+    assert [one.when for one in evaluations.read(run)] == ["before", "step-1", "step-2", "after"]
+
+
+def test_a_tracker_that_is_not_there_stops_the_run_before_anything_is_written(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr("rlnsp.trackers.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="python -m pip install trackio"):
+        train(toy(trackers=["trackio"]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_failed_has_a_report_that_says_why(toy, tmp_path):
+    assert train(toy("broken", report=True), tmp_path / "run") == 1
+    assert "judge is away" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_the_summary_has_what_is_promised(toy, tmp_path):
@@ -141,8 +175,9 @@ def test_metrics_have_what_must_always_be_logged(toy, tmp_path):
     train(toy(), tmp_path / "run")
     line = next(line for line in metrics_of(tmp_path / "run") if line["iteration"] == 3)
     assert {
-        "reward", "reward/mine", "reward_std/mine", "dropped", "advantage_std", "zero_variance_groups",
-        "ratio", "log_ratio_max", "clip_fraction", "approx_kl", "drift_max", "grad_norm", "loss", "seconds",
+        "reward", "reward_error", "reward/mine", "reward_std/mine", "dropped", "advantage_std",
+        "zero_variance_groups", "ratio", "log_ratio_max", "clip_fraction", "approx_kl", "drift_max",
+        "grad_norm", "loss", "samples", "seconds",
     } <= set(line)  # fmt: skip
     assert line["log_ratio_max"] == 0
 

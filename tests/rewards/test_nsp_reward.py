@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from rewards.nsp_reward import NSPReward
+from rlnsp.protocols import Explains
 from rlnsp.testing import check_reward
 from rlnsp.types import Sample, Scene
 from rlnsp.world import FPS, Tracker, UnknownContext, futures, scenes
@@ -34,6 +35,17 @@ def test_the_soft_score_is_the_share_of_checks_that_hold():
     expected = [sum(v.checks.values()) / len(v.checks) for v in verdicts]
     assert soft(clips) == pytest.approx(expected)
     assert soft(samples(true)) == [1.0] * 14
+
+
+def test_the_reward_says_why():
+    reward = NSPReward(NSPReward.Config())
+    assert isinstance(reward, Explains)
+    held, failed = reward.explain([samples(true)[0], samples(still)[0]])
+    assert (held.passed, held.verdict) == (True, "consistent")
+    assert all(held.checks.values())
+    assert (failed.passed, failed.verdict) == (False, "not consistent")
+    assert not all(failed.checks.values())
+    assert held.caption != failed.caption
 
 
 @pytest.mark.parametrize("is_soft", [False, True])
