@@ -126,7 +126,7 @@ class Comprehension(nn.Module):
         ).last_hidden_state
 
     def embeddings(self, text: str) -> Tensor:
-        """(L, W), the input embeddings of the text's tokens, as they stand: no template, no special tokens."""
+        """(L, W), the input embeddings of the tokens of ``text``: no template, no special tokens."""
         ids: Any = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return self.model.get_input_embeddings().get_parameter("weight").detach()[torch.tensor(ids)]
 

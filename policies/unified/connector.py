@@ -70,7 +70,7 @@ def new_connector(
 
 
 def with_added_queries(connector: Connector, queries: Tensor) -> Connector:
-    """A copy with ``queries`` (K, width) after its own.  What its own read does not change: they come first."""
+    """A copy with ``queries`` (K, width) after its own, whose reading they do not change."""
     config, state = connector.config, connector.state_dict()
     state["queries"] = torch.cat([state["queries"], queries.to(state["queries"])])
     with torch.random.fork_rng(devices=[]):

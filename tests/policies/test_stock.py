@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from policies.settings import Lora
 from policies.unified import Unified
-from policies.unified.settings import Lora
 from rlnsp import cli
 from rlnsp.check.examination import examine
 from rlnsp.check.sampling import stock
