@@ -1,22 +1,8 @@
-from pathlib import Path
-
 import pytest
 import torch
 
 # Small tensors: a second thread costs more than it brings, and two cores are soon oversubscribed.
 torch.set_num_threads(1)
-
-WORLD = Path(__file__).parents[1] / "policies" / "world"
-
-
-def pytest_collection_modifyitems(items):
-    """Tests of the shipped weights wait for them."""
-    if (WORLD / "manifest.json").is_file():
-        return
-    missing = pytest.mark.skip(reason="policies/world is not there; make it with: make world-weights")
-    for item in items:
-        if item.get_closest_marker("world_weights"):
-            item.add_marker(missing)
 
 
 @pytest.fixture

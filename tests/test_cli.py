@@ -225,7 +225,6 @@ def test_generate_writes_a_clip_a_sample_of_the_policys_size(tiny_folder, inside
     assert abs(one - first).mean() < 3 < abs(first - second).mean()
 
 
-@pytest.mark.world_weights
 def test_a_run_is_trained_evaluated_resumed_and_generated_from(inside, capsys):
     """The four commands hand over to each other through the run folder alone."""
     small = ["trainer.scenes_per_iteration=2", "trainer.group_size=2", "evaluation.num_scenes=2"]

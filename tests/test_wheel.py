@@ -56,7 +56,6 @@ def test_the_wheel_holds_the_four_packages_the_configs_and_nothing_of_the_tests(
     assert {f"rlnsp/report/template/report.{kind}" for kind in ("html.j2", "css", "js")} <= set(names)
 
 
-@pytest.mark.world_weights
 def test_the_wheel_holds_the_worlds_weights(wheel):
     files = [path for path in (ROOT / "policies/world").rglob("*") if path.is_file()]
     assert files

@@ -8,7 +8,6 @@ import pytest
 
 import policies
 
-pytestmark = pytest.mark.world_weights
 FOLDER = Path(policies.__file__ or "").parent
 LIMIT = 20_000_000
 
