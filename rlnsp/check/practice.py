@@ -29,7 +29,8 @@ class Practice:
     """Trained tensors whose gradient is exactly 0 before the step, and after it; where the step did not reach
     the velocity, those that no path leads to."""
     strangers: Sequence[str] = ()
-    """The shapes of tensors that the loss has a gradient for, though nothing trains them."""
+    """The shapes of tensors that the loss has a gradient for, though nothing trains them.  Where there are
+    any, no step is taken."""
     changed: bool = False
     """Whether the step changed a weight."""
     refused: str = ""
@@ -65,8 +66,8 @@ def practise(
         own, found = {id(value) for value in trained.values()}, {id(leaf) for leaf in leaves}
         absent = {name for name, value in trained.items() if id(value) not in found}
         strangers = [str(tuple(leaf.shape)) for leaf in leaves if id(leaf) not in own]
-        if len(strangers) == len(leaves):
-            return Practice(transitions=len(batch), unreached=list(trained), strangers=strangers)
+        if strangers or not leaves:
+            return Practice(transitions=len(batch), unreached=sorted(absent), strangers=strangers)
         start = time.perf_counter()
         batch = optimise.with_anchors(batch, scenes)
         anchored = time.perf_counter()
@@ -77,7 +78,7 @@ def practise(
         try:
             optimise(batch, scenes)
         except TrainingFailed as error:
-            return Practice(transitions=len(batch), first=first, strangers=strangers, refused=str(error))
+            return Practice(transitions=len(batch), first=first, refused=str(error))
         done = time.perf_counter()
         later = optimise.accumulate(batch, scenes)
         # A stale zero hides what lies behind it, and is another fault.
@@ -87,17 +88,24 @@ def practise(
             first=first,
             later=later,
             unreached=sorted(silent & lasting),
-            strangers=strangers,
             changed=any(not torch.equal(before[name], value) for name, value in trained.items()),
             seconds=done - stepping,
             anchor_seconds=anchored - start,
         )
 
 
+MEASURES = {"log_ratio_max": "max |log-ratio|", "velocity_change_max": "max |change of velocity|"}
+"""What an algorithm logs of the distance from its anchors, and what that is."""
+
+
 def movement(stats: Stats) -> float | None:
     """How far the policy is from the anchors, as the algorithm measures it; None if it does not say."""
-    found = [stats[name] for name in ("log_ratio_max", "velocity_change_max") if name in stats]
-    return max(found) if found else None
+    return next((stats[name] for name in MEASURES if name in stats), None)
+
+
+def measure(stats: Stats) -> str:
+    """What ``movement`` is, in words."""
+    return next((words for name, words in MEASURES.items() if name in stats), "")
 
 
 def reached(loss: Tensor) -> list[Tensor]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from rlnsp.check.practice import Practice, movement, practise
+from rlnsp.check.practice import MEASURES, Practice, measure, movement, practise
 from rlnsp.check.report import Finding, note, right, wrong
 from rlnsp.check.subject import Subject
 from rlnsp.optimisation import present
@@ -15,6 +15,7 @@ from rlnsp.types import Batch
 
 USUAL_CLIP = 1e-4
 """What drift is compared with where an algorithm has no clip of its own."""
+UNSEEN = f"the algorithm logs neither {' nor '.join(MEASURES)}, so this cannot be seen"
 FEW = 4
 """Transitions that the precision which the run does not use is tried on."""
 
@@ -43,18 +44,16 @@ def first_ratio(subject: Subject, practice: Practice) -> Finding:
     size = min(subject.config.trainer.micro_batch_size, practice.transitions)
     moved = movement(practice.first)
     if moved is None:
-        return note(
-            "the algorithm logs neither log_ratio_max nor velocity_change_max, so this cannot be seen"
-        )
-    says = f"max |log-ratio| {moved:.3g} in {practice.transitions} steps, {size} at a time"
+        return note(UNSEEN)
+    says = f"{measure(practice.first)} {moved:.3g} in {practice.transitions} steps, {size} at a time"
     if moved:
         return wrong(
             f"{says}: it must be exactly 0 before any update",
             "something in the policy is random or keeps state: put it in eval mode; turn off dropout, random "
             "kernels and caches that change",
-            {"log_ratio_max": moved},
+            {"movement": moved},
         )
-    return right(says, {"log_ratio_max": moved})
+    return right(says, {"movement": moved})
 
 
 def drift(subject: Subject) -> Finding:
@@ -104,21 +103,17 @@ def moves(subject: Subject, practice: Practice) -> Finding:
     )
     found = {trainer.precision: movement(practice.later), other: movement(tried.later)}
     if None in found.values():
-        return note(
-            "the algorithm logs neither log_ratio_max nor velocity_change_max, so this cannot be seen"
-        )
+        return note(UNSEEN)
     listed = ", ".join(f"{value:.3g} in {name}" for name, value in found.items())
-    figures = {f"log_ratio_max_{name}": value for name, value in found.items() if value is not None}
-    still = [name for name, value in found.items() if not value]
-    if still:
+    figures = {f"movement_{name}": value for name, value in found.items() if value is not None}
+    if not all(found.values()):
         return wrong(
-            f"max |log-ratio| after one step: {listed}: weights moved, and the policy did not, in "
-            f"{' and '.join(still)}",
+            f"{measure(tried.later)} after one step: {listed}: weights moved, and the policy did not",
             "a stale copy of the weights is used: open autocast round a forward, never round a step, or with "
             "cache_enabled=False; cache and merge nothing that a step changes.  Or the learning rate is tiny",
             figures,
         )
-    return right(f"max |log-ratio| after one step: {listed}", figures)
+    return right(f"{measure(tried.later)} after one step: {listed}", figures)
 
 
 def clip(subject: Subject) -> Finding:

@@ -39,6 +39,8 @@ def reward(subject: Subject, asked: BuiltReward) -> Finding:
         "seconds_a_clip": each,
     }
     says = f"mean {figures['mean']:.3g}, spread {spread:.3g} over {len(scored)} clips, {_time(each)} a clip"
+    if figures["unscored"]:
+        says += f", {figures['unscored']} unscored"
     few = _few(subject, raw)
     first, again = ask(asked, few), ask(asked, few)
     turned = ask(asked, few[::-1]).flip(0)

@@ -147,7 +147,7 @@ def test_every_check_tells_its_name_as_it_begins():
 
 def test_another_precision_is_tried_as_well():
     figures = examine(subject_of(policy=faults.Trained, learning_rate=1e-2)).findings["ratio moves"].figures
-    assert set(figures) == {"log_ratio_max_fp32", "log_ratio_max_bf16"}
+    assert set(figures) == {"movement_fp32", "movement_bf16"}
     assert min(float(value) for value in figures.values()) > 1e-6
 
 
