@@ -44,7 +44,7 @@ def runs(tmp_path_factory):
     home = tmp_path_factory.mktemp("runs")
     return [
         make_run(home / "soft", 0.75, contexts={1: HOSTILE, 2: LONG}),
-        make_run(home / "paper", 0.5, seed=1, overrides=["trainer.learning_rate=1e-3"]),
+        make_run(home / "paper", 0.5, seed=1, overrides=["trainer.learning_rate=3e-4"]),
     ]
 
 
