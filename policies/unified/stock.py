@@ -10,6 +10,7 @@ from diffusers.pipelines.ltx.pipeline_ltx import LTXPipeline
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
+from policies.autocast import autocast
 from policies.unified.model import UnifiedModel
 from rlnsp.types import Condition
 
@@ -42,8 +43,7 @@ def ltx_latents(
     }
     pipeline = LTXPipeline(**parts)
     pipeline.set_progress_bar_config(disable=True)
-    half = model.compute_dtype != torch.float32
-    with torch.autocast(x.device.type, model.compute_dtype, enabled=half, cache_enabled=False):
+    with autocast(x.device, model.compute_dtype):
         made: Any = pipeline(
             height=model.geometry.height,
             width=model.geometry.width,
