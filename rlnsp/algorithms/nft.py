@@ -32,6 +32,9 @@ class NFT:
         """How far the implicit good and bad policies are from the one that sampled."""
         num_levels: int = 3
         """Noise levels a sample is trained at.  The authors: all of the sampler's."""
+        hold_undecided: bool = True
+        """Train samples of advantage 0 too, as the authors do: they hold the policy where it was.  Off, an
+        iteration costs less where groups are flat."""
         kl_coefficient: float = 1e-4
         """Of the squared distance of velocities from the policy before RL, a latent dimension."""
         decay_rate: float = 0.001
@@ -57,8 +60,7 @@ class NFT:
 
     def credit(self, trajectory: Trajectory, scores: Scores) -> tuple[Batch, Stats]:
         """Samples at random noise levels, each with its advantage over its group."""
-        # A sample that is neither good nor bad holds the policy where it was.
-        credited = self.config.credit(scores, trajectory.group, keep_all=True)
+        credited = self.config.credit(scores, trajectory.group, keep_all=self.config.hold_undecided)
         return noised_anew(trajectory, credited, self.config.num_levels), credited.stats
 
     def anchor(self, policy: Policy, batch: Batch) -> Tensor:

@@ -73,6 +73,23 @@ def test_a_sample_neither_good_nor_bad_pulls_back_to_the_policy_that_sampled():
     assert algorithm.loss(policy, batch)[1]["velocity_change"] < far["velocity_change"]
 
 
+def test_on_policy_the_gradient_is_the_same_without_undecided_samples():
+    policy, batches, gradients = toy(), [], []
+    moved(policy)
+    for hold in (True, False):
+        algorithm = nft(kl_coefficient=0.0, hold_undecided=hold)
+        # The second scene's samples are all alike, and of the first one the middle sample is its mean.
+        batch, _ = algorithm.credit(trajectory(policy), scores(1.0, 2.0, 3.0, 7.0, 7.0, 7.0))
+        loss = algorithm.loss(policy, batch)[0] * (len(batch) / batch.total)
+        batches.append(batch)
+        gradients.append(gradient(loss, policy))
+    held, without = batches
+    assert (len(held), len(without)) == (held.total, held.total // 3)
+    assert without.total == held.total
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-7)
+
+
 def test_the_distance_from_the_reference_is_added_with_its_coefficient():
     policy = toy()
     batch = credited(nft(), policy)
