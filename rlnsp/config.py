@@ -57,7 +57,8 @@ def load(
 
     Args:
         name_or_path: A shipped name such as 'world', or a file.
-        overrides: 'a.b=c' each; they win over ``rewards``, which win over the file.
+        overrides: 'a.b=c' each; they win over ``rewards``, which win over the file.  One that puts another
+            plug-in into a slot also drops what the file has set of the plug-in that was there.
         rewards: 'NAME', 'NAME=WEIGHT', 'file.py:NAME' or 'file.py:NAME=WEIGHT' each.  Given any, they replace
             the file's rewards; one that the file has under that name keeps its settings there.
 
@@ -71,6 +72,7 @@ def load(
     raw = _read(path)
     if rewards:
         raw["rewards"] = _chosen_rewards(rewards, raw.get("rewards") or {})
+    _forget_settings_of_replaced(raw, overrides)
     run = _typed(RunConfig, raw, overrides, source=str(path))
     _refuse_secrets(run)
     return dataclasses.replace(
@@ -238,6 +240,18 @@ def _refuse_secrets(run: RunConfig) -> None:
             "put it in an environment variable, and give the reward that variable's name, as in "
             "api_key_env=NAME"
         )
+
+
+def _forget_settings_of_replaced(raw: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Empty the settings of slots that an override gives to another plug-in, which knows other ones."""
+    for override in overrides:
+        key, _, name = override.partition("=")
+        place, _, last = key.rpartition(".")
+        slot: Any = raw
+        for part in place.split("."):
+            slot = slot.get(part) if isinstance(slot, Mapping) else None
+        if last == "use" and isinstance(slot, dict) and slot.get("use") != name:
+            slot.pop("config", None)
 
 
 def _chosen_rewards(flags: Iterable[str], known: Any) -> dict[str, Any]:

@@ -195,6 +195,20 @@ def test_a_bad_reward_flag_is_refused(flags, message, path):
         config.load(path, rewards=flags)
 
 
+def test_another_plug_in_in_a_slot_does_not_get_the_settings_of_the_one_that_was_there(plugin_file, tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        f"policy: {{use: '{plugin_file}:Mine'}}\nalgorithm: {{use: nft, config: {{beta: 0.5, num_levels: 2}}}}\n"
+        f"rewards: {{mine: {{use: '{plugin_file}:Mine', config: {{target: 0.25}}}}}}\n"
+    )
+    assert config.load(path, ["algorithm.use=grpo"]).algorithm.config["clip"] == 1e-4
+    assert config.load(path, ["algorithm.use=nft"]).algorithm.config["beta"] == 0.5
+    run = config.load(path, ["algorithm.config.num_levels=1", "algorithm.use=awm"])
+    assert run.algorithm.config["num_levels"] == 1
+    changed = config.load(path, [f"rewards.mine.use={plugin_file}:plain"])
+    assert changed.rewards["mine"].config == {}
+
+
 def test_another_schema_is_read_and_checked_the_same_way(tmp_path):
     @dataclass(frozen=True, kw_only=True)
     class Stage:
