@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Protocol, cast
 
 from rlnsp import __version__, plugins
+from rlnsp.atomic import WriteFailed
 from rlnsp.interruption import Interrupted, Interruption
 from rlnsp.settings import ConfigError
 
@@ -70,6 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"rlnsp: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except WriteFailed as error:
+        print(f"rlnsp: error: {error}", file=sys.stderr)
+        return 1
     except Interrupted as interrupted:
         return interrupted.exit_code
     except KeyboardInterrupt:
