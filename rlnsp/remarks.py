@@ -37,7 +37,7 @@ def unscored(scores: Scores) -> list[str]:
 
 
 def alarms(evaluation: Evaluation, before: Mapping[str, Any] | None, most: float) -> list[str]:
-    """That the policy leaves the data: its diffusion loss is above ``before``'s by more than the share ``most``."""
+    """That the policy left the data: its loss is above that of ``before`` by more than ``most``, a share."""
     if DATA_LOSS not in evaluation.scores or before is None:
         return []
     risen = evaluation.interval(DATA_LOSS).mean / Evaluation(**before).interval(DATA_LOSS).mean - 1

@@ -64,8 +64,8 @@ def find_start(run: Path, new: RunConfig) -> Start:
             iteration = checkpoint.iteration_of(path)
             require(
                 new.trainer.num_iterations >= iteration,
-                f"trainer.num_iterations is {new.trainer.num_iterations}, but the run has finished {iteration}; "
-                "give as many or more",
+                f"trainer.num_iterations is {new.trainer.num_iterations}, but {iteration} are finished; give "
+                "as many or more",
             )
             if notes:
                 notes.append(f"going on from {path.name}, the newest that is intact")
