@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import GeneralTracker
 
 from rlnsp import checkpoint, evaluations, plugins, trackers
 from rlnsp.atomic import WriteFailed, writing
@@ -18,6 +19,7 @@ from rlnsp.data import SceneOrder, heldout_scenes, train_scenes
 from rlnsp.data_loss import DataLoss
 from rlnsp.ema import EMA
 from rlnsp.evaluate import Evaluation, evaluate
+from rlnsp.evaluations import KeptEvaluation
 from rlnsp.interruption import Interrupted, Interruption
 from rlnsp.iteration_metrics import Clock, reward_metrics
 from rlnsp.opening import open_policy
@@ -33,6 +35,7 @@ from rlnsp.rundir import RunFolder
 from rlnsp.scoring import BuiltReward, Judging, RewardFailed, build_rewards, check_scenes
 from rlnsp.settings import ConfigError, RunConfig
 from rlnsp.summary import summarise
+from rlnsp.trackers import NUM_CLIPS, Clip
 from rlnsp.types import Batch, Scene, Scores, Trajectory
 
 
@@ -101,10 +104,9 @@ class Run:
         )
         self.data_loss = self._data_loss(policy)
         self.trained = Trained(policy=self.policy, optimizer=optimizer, ema=self.ema, old=self.old)
-        self.accelerator = Accelerator(
-            cpu=next(iter(trained.values())).device.type == "cpu",
-            log_with=[*trackers.make(trainer.trackers, folder.path)] or None,
-        )
+        trackers.check(trainer.trackers)
+        self.trackers: list[GeneralTracker] = []
+        self.accelerator = Accelerator(cpu=next(iter(trained.values())).device.type == "cpu")
         if self.accelerator.num_processes > 1:
             raise ConfigError(
                 f"accelerate started {self.accelerator.num_processes} processes, but this version trains in "
@@ -136,8 +138,9 @@ class Run:
             sys.stderr.write(f"rlnsp: error: {error}, then go on by: {self._how_to_resume}\n")
             return 1
         finally:
-            with suppress(OSError):
-                self.accelerator.end_training()
+            for tracker in self.trackers:
+                with suppress(OSError):
+                    tracker.finish()
         return code
 
     @property
@@ -147,7 +150,7 @@ class Run:
     def _run(self) -> int:
         self.folder.open(self.config, self.finished)
         with writing(self.folder.path):
-            self.accelerator.init_trackers(trackers.PROJECT)
+            self.trackers = trackers.start(self.config.trainer.trackers, self.folder.path, self.finished)
         try:
             with self.display:
                 self._loop()
@@ -272,12 +275,24 @@ class Run:
             means = {f"heldout/{name}": evaluation.interval(name).mean for name in evaluation.scores}
             self._write({"iteration": self.finished, **means})
             # The file last: it says that the evaluation is whole.
-            evaluations.write(self.folder.path, when, self.finished, self.heldout, evaluation)
+            kept = evaluations.write(self.folder.path, when, self.finished, self.heldout, evaluation)
+            self._show(kept, evaluation)
             self.display.evaluated(when, evaluation, self.metric)
             before = self.record.get("before")
             for remark in alarms(evaluation, before, self.config.data_loss.alarm):
                 self.display.say(remark)
         return evaluation
+
+    def _show(self, kept: KeptEvaluation, evaluation: Evaluation) -> None:
+        clips = {
+            f"clips/{shown.scene_id}": Clip(
+                file=self.folder.path / shown.file, frames=sample.frames, fps=sample.fps
+            )
+            for shown, sample in zip(kept.clips[:NUM_CLIPS], evaluation.samples, strict=False)
+        }
+        with writing(self.folder.path):
+            for tracker in self.trackers if clips else []:
+                trackers.show(tracker, clips, self.finished)
 
     def _data_loss(self, policy: Policy) -> DataLoss | None:
         """The data's own loss, where the policy can read clips."""
@@ -309,6 +324,9 @@ class Run:
             self._summarise("done", after)
         before = Evaluation(**self.record["before"])
         self.display.console.print(before_after_table(before, after, list(after.scores)))
+        for kept in self._best():
+            place = self.folder.checkpoints / f"step-{kept.iteration}"
+            self.display.say(f"best on {self.metric} after {kept.iteration} iterations: {place}")
         self.display.say(f"run folder: {self.folder.path}")
 
     def _log(self, metrics: Mapping[str, Any]) -> None:
@@ -330,7 +348,8 @@ class Run:
         self.folder.log(metrics)
         numbers = {name: value for name, value in metrics.items() if isinstance(value, float)}
         with writing(self.folder.path):
-            self.accelerator.log(numbers, step=self.finished)
+            for tracker in self.trackers:
+                tracker.log(numbers, step=self.finished)
 
     def _save(self) -> None:
         self.record["wall_s"] = time.monotonic() - self.started
@@ -343,13 +362,13 @@ class Run:
 
     def _prune(self) -> None:
         """Keep the last checkpoints, and those of the best evaluations where that is asked for."""
-        trainer, best = self.config.trainer, []
-        if trainer.keep_best:
-            lowest = self.config.rewards[self.metric].weight < 0
-            best = evaluations.best(self.folder.path, self.metric, lowest=lowest)[: trainer.keep_best]
-        checkpoint.prune(
-            self.folder.checkpoints, self.finished, trainer.keep_last, [kept.iteration for kept in best]
-        )
+        best = [kept.iteration for kept in self._best()]
+        checkpoint.prune(self.folder.checkpoints, self.finished, self.config.trainer.keep_last, best)
+
+    def _best(self) -> list[KeptEvaluation]:
+        lowest = self.config.rewards[self.metric].weight < 0
+        keep = self.config.trainer.keep_best
+        return evaluations.best(self.folder.path, self.metric, lowest=lowest)[:keep] if keep else []
 
     def _summarise(self, status: str, after: Evaluation | None = None, error: str | None = None) -> None:
         self.record["wall_s"] = time.monotonic() - self.started

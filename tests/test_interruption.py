@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 
+from benchmarks.survival import digests
 from rlnsp import checkpoint, evaluations, trainer
 from rlnsp.interruption import Interrupted, Interruption
 from rlnsp.optimisation import Optimisation
@@ -13,7 +14,7 @@ from rlnsp.rundir import RunFolder
 from rlnsp.settings import EvaluationConfig
 from rlnsp.testing import ToyPolicy
 from rlnsp.trainer import Run, train
-from tests.toy_runs import digests, metrics_of, numbers, summary_of, toy_config
+from tests.toy_runs import metrics_of, numbers, summary_of, toy_config
 
 
 def small(toy, **settings):

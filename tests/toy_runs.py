@@ -1,6 +1,5 @@
 """Runs of the toy policy, a second each, and what they leave."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -80,13 +79,3 @@ def metrics_of(folder):
 def numbers(metrics):
     """Without what depends on the clock."""
     return [{k: v for k, v in line.items() if "seconds" not in k} for line in metrics]
-
-
-def digests(run: Path, iteration: int) -> dict[str, str]:
-    """The hash of every file with weights or an optimiser's state that a run has after ``iteration``."""
-    folders = {"": run / "adapter", "checkpoint/": run / "checkpoints" / f"step-{iteration}"}
-    return {
-        f"{place}{path.relative_to(folder)}": hashlib.sha256(path.read_bytes()).hexdigest()
-        for place, folder in folders.items()
-        for path in sorted(folder.rglob("*.safetensors"))
-    }
