@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import json
 from collections.abc import Sequence
@@ -68,6 +69,15 @@ def save_lora(model: PeftModel, folder: Path) -> None:
     """Write ``ADAPTER_FILES``, which ``PeftModel.from_pretrained`` reads on the bare transformer."""
     model.save_pretrained(str(folder), safe_serialization=True)
     (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card says nothing
+
+
+def merged(model: PeftModel) -> Any:
+    """The bare DiT with the adapter's update in its weights: a copy, in fp32, which holds small updates.
+
+    In bf16 most of an update is smaller than the last bit of the weight that it is added to.
+    """
+    whole: Any = copy.deepcopy(model).float()
+    return whole.merge_and_unload()
 
 
 def load_lora(model: PeftModel, folder: Path) -> None:

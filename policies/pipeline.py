@@ -87,6 +87,10 @@ class PipelineModel(nn.Module, ABC):
         """(B, L, D) and (B, L) bool, True where the transformer attends to: as the pipeline reads texts."""
 
     @abstractmethod
+    def stock_pipeline(self, transformer: nn.Module) -> Any:
+        """The pipeline of diffusers that these parts are of, with ``transformer`` in its place."""
+
+    @abstractmethod
     def sigmas(self, num_steps: int) -> Tensor:
         """(num_steps + 1,) fp32 on the CPU, from 1 to 0."""
 

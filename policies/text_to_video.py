@@ -5,10 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from policies.settings import PipelineSettings
+from policies.settings import PipelineSettings, Source
 
 if TYPE_CHECKING:
     import numpy as np
@@ -102,6 +103,15 @@ class TextToVideo(ABC, Generic[Settings]):
 
         folder.mkdir(parents=True, exist_ok=True)
         save_lora(self._dit, folder)
+
+    def export(self, folder: Path) -> dict[str, Any]:
+        """Fill a folder that the stock pipeline opens; the adapter is in the weights, in fp32."""
+        from policies.lora import merged
+
+        self.model.stock_pipeline(merged(self._dit)).save_pretrained(folder, safe_serialization=True)
+        parts = ("tokenizer", "text_encoder", "transformer", "vae", "scheduler")
+        own: dict[str, Any] = {part: Source() for part in parts}  # every part is the folder's now
+        return asdict(replace(self.config, **own, revision=None))
 
     def load_adapter(self, folder: Path) -> None:
         """Read what ``save_adapter`` wrote.

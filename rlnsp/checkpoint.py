@@ -1,9 +1,16 @@
-"""Everything a run needs to go on as if it had never stopped: written aside, then renamed."""
+"""Everything a run needs to go on as if it had never stopped: written aside, then renamed.
 
+A checkpoint is a folder.  The list of its files, each with its SHA-256, is written last: without it, or with
+a file that is not as listed, a checkpoint is damaged and passed over.
+"""
+
+import hashlib
 import json
+import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +22,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from rlnsp import optimizer_state
+from rlnsp.atomic import writing
 from rlnsp.ema import EMA
 from rlnsp.protocols import Policy
 from rlnsp.settings import ConfigError
 
 STATE, TRAINED, OPTIMISER = "state.json", "trained.safetensors", "optimizer.safetensors"
+CONFIG, FILES = "config.yaml", "files.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,48 +47,79 @@ class Trained:
         found = {"ema.safetensors": self.ema, "old.safetensors": self.old}
         return {name: average for name, average in found.items() if average is not None}
 
+    def shipped(self) -> AbstractContextManager[None]:
+        """While open, the policy has the weights that are evaluated and ship: the average, if one is kept."""
+        return self.ema.applied() if self.ema else nullcontext()
 
-def save(folder: Path, iteration: int, trained: Trained, record: Mapping[str, Any], keep_last: int) -> Path:
-    """Write ``folder/step-<iteration>``, whole or not at all, then delete all but the ``keep_last`` newest.
+
+def save(folder: Path, iteration: int, trained: Trained, record: Mapping[str, Any], config: str) -> Path:
+    """Write ``folder/step-<iteration>``, whole or not at all; one that is there and intact is left as it is.
 
     Args:
         folder: of the run's checkpoints.
         iteration: how many have been finished.
         trained: what to save.
         record: the run's own statistics; JSON.
-        keep_last: how many checkpoints stay.
+        config: the run's settings, as YAML.  With them ``open_policy`` opens the checkpoint's folder.
+
+    Raises:
+        WriteFailed: the system refused it; nothing is left of it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for stale in folder.glob("*.partial"):
-        shutil.rmtree(stale)
     final, aside = folder / f"step-{iteration}", folder / f"step-{iteration}.partial"
-    aside.mkdir()
-    save_file(_weights(trained.policy), aside / TRAINED)
-    for name, average in trained.averages().items():
-        save_file(average.average, aside / name)
-    state, rest = optimizer_state.flatten(trained.optimizer)
-    save_file(state, aside / OPTIMISER, metadata={"rest": json.dumps(rest)})
-    trained.policy.save_adapter(aside / "adapter")
-    files = {str(path.relative_to(aside)): path.stat().st_size for path in aside.rglob("*") if path.is_file()}
-    # The list of files comes last: a checkpoint without it, or with another size than it says, is not intact.
-    (aside / STATE).write_text(json.dumps({"iteration": iteration, "record": record, "files": files}))
-    if final.exists():
-        shutil.rmtree(final)
-    aside.rename(final)
-    for old in checkpoints(folder)[:-keep_last]:
-        shutil.rmtree(old)
+    if final.is_dir() and fault(final) is None:
+        return final
+    with writing(final):
+        folder.mkdir(parents=True, exist_ok=True)
+        for stale in folder.glob("*.partial"):
+            shutil.rmtree(stale)
+        try:
+            aside.mkdir()
+            _fill(aside, iteration, trained, record, config)
+            if final.exists():
+                shutil.rmtree(final)  # damaged
+            aside.rename(final)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+        _sync(folder)
     return final
+
+
+def prune(folder: Path, newest: int, keep_last: int, best: Collection[int] = ()) -> None:
+    """Delete all checkpoints but the last ones up to ``newest``, and those after ``best`` iterations.
+
+    A later one than ``newest`` is a damaged one that the run went back behind.
+    """
+    found = {iteration_of(path): path for path in checkpoints(folder)}
+    kept = {*[iteration for iteration in found if iteration <= newest][-keep_last:], *best}
+    with writing(folder):
+        for iteration in found.keys() - kept:
+            shutil.rmtree(found[iteration])
 
 
 def checkpoints(folder: Path) -> list[Path]:
     """Every checkpoint of a run, the oldest first, intact or not."""
     found = [path for path in folder.glob("step-*") if re.fullmatch(r"step-\d+", path.name)]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+    return sorted(found, key=iteration_of)
 
 
-def newest_intact(folder: Path) -> Path | None:
-    """The last checkpoint whose files are all there in full."""
-    return next((path for path in reversed(checkpoints(folder)) if _is_intact(path)), None)
+def iteration_of(checkpoint: Path) -> int:
+    """How many iterations had been finished, as its name says."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def fault(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint, naming the file; None if it is intact."""
+    try:
+        listed = json.loads((checkpoint / FILES).read_text())
+        for name, digest in listed.items():
+            if not (checkpoint / name).is_file():
+                return f"{name} is missing"
+            if _digest(checkpoint / name) != digest:
+                return f"{name} is not as it was written"
+    except (OSError, ValueError, AttributeError) as error:
+        return f"{FILES} cannot be read ({error})"
+    return None
 
 
 def load(checkpoint: Path, trained: Trained) -> tuple[int, dict[str, Any]]:
@@ -91,7 +131,7 @@ def load(checkpoint: Path, trained: Trained) -> tuple[int, dict[str, Any]]:
     Raises:
         ConfigError: it is of other weights than the policy trains, or lacks the average that the run keeps.
     """
-    state = json.loads((checkpoint / STATE).read_text())
+    state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
     saved, own = load_file(checkpoint / TRAINED), dict(trained.policy.named_trainable())
     shapes = {name: value.shape for name, value in saved.items()}
     if shapes != {name: value.shape for name, value in own.items()}:
@@ -117,13 +157,36 @@ def load(checkpoint: Path, trained: Trained) -> tuple[int, dict[str, Any]]:
     return state["iteration"], state["record"]
 
 
+def _fill(folder: Path, iteration: int, trained: Trained, record: Mapping[str, Any], config: str) -> None:
+    save_file(_weights(trained.policy), folder / TRAINED)
+    for name, average in trained.averages().items():
+        save_file(average.average, folder / name)
+    state, rest = optimizer_state.flatten(trained.optimizer)
+    save_file(state, folder / OPTIMISER, metadata={"rest": json.dumps(rest)})
+    with trained.shipped():
+        trained.policy.save_adapter(folder / "adapter")
+    (folder / CONFIG).write_text(config, encoding="utf-8")
+    (folder / STATE).write_text(json.dumps({"iteration": iteration, "record": record}), encoding="utf-8")
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    listed = {str(path.relative_to(folder)): _digest(path) for path in files}
+    (folder / FILES).write_text(json.dumps(listed, indent=1) + "\n", encoding="utf-8")
+    # Older checkpoints go when this one is in its place: by then it must be on the disk, not only in memory.
+    for path in [*files, folder / FILES, *(path for path in folder.rglob("*") if path.is_dir()), folder]:
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _weights(policy: Policy) -> dict[str, Tensor]:
     return {name: value.detach().contiguous() for name, value in policy.named_trainable()}
-
-
-def _is_intact(checkpoint: Path) -> bool:
-    try:
-        files = json.loads((checkpoint / STATE).read_text())["files"]
-        return all((checkpoint / name).stat().st_size == size for name, size in files.items())
-    except (OSError, ValueError, KeyError):
-        return False

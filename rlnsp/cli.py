@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Protocol, cast
 
 from rlnsp import __version__, plugins
+from rlnsp.atomic import WriteFailed
 from rlnsp.interruption import Interrupted, Interruption
 from rlnsp.settings import ConfigError
 
@@ -23,6 +24,7 @@ OWN = {
     "eval": "measure policies on held-out scenes, side by side",
     "reward": "list the rewards that can be named, or test one before training on it",
     "check": "prove a config, its policy and its rewards before a run",
+    "export": "write what a run trained for others: a peft adapter, merged weights, a model card",
     "report": "show runs in one page: curves, clips before and after, what the judge said",
 }
 """rlnsp's own commands and what each does; ``rlnsp.commands.NAME`` has its ``add_arguments`` and ``run``."""
@@ -70,6 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"rlnsp: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except WriteFailed as error:
+        print(f"rlnsp: error: {error}", file=sys.stderr)
+        return 1
     except Interrupted as interrupted:
         return interrupted.exit_code
     except KeyboardInterrupt:

@@ -39,10 +39,13 @@ __all__ = [
     "Slot",
     "TrainerConfig",
     "WindowConfig",
+    "by_key",
     "find_config",
+    "flat",
     "load",
     "load_typed",
     "plugin_settings",
+    "resolved",
     "shipped",
     "to_yaml",
 ]
@@ -75,6 +78,11 @@ def load(
     _forget_settings_of_replaced(raw, overrides)
     run = _typed(RunConfig, raw, overrides, source=str(path))
     _refuse_secrets(run)
+    return resolved(run)
+
+
+def resolved(run: RunConfig) -> RunConfig:
+    """The run with every plug-in's defaults filled in, and files of code as absolute paths."""
     return dataclasses.replace(
         run,
         policy=_resolved("policies", run.policy, "policy"),
@@ -123,6 +131,22 @@ def plugin_settings(kind: str, slot: Slot | RewardSlot, where: str) -> Any:
 def to_yaml(config: Any) -> str:
     """The config as YAML that ``load`` reads back to an equal one."""
     return yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
+
+
+def by_key(config: Any) -> dict[str, Any]:
+    """Every value of a config, by dotted key, as YAML has it."""
+    return flat(_plain(config))
+
+
+def flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    """A nested mapping by dotted keys; an empty mapping has none."""
+    if not isinstance(node, Mapping):
+        return {prefix: node}
+    return {
+        key: value
+        for name, child in node.items()
+        for key, value in flat(child, f"{prefix}.{name}" if prefix else str(name)).items()
+    }
 
 
 def shipped(folder: str = "") -> dict[str, Path]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from rlnsp.atomic import written_whole
+from rlnsp.atomic import writing, written_whole
 from rlnsp.evaluate import Evaluation
 from rlnsp.manifest import write_clip
 from rlnsp.types import Explanation, Scene
@@ -71,7 +71,8 @@ def write(
         evaluation=evaluation,
         clips=clips,
     )
-    (run / FOLDER).mkdir(exist_ok=True)
+    with writing(run / FOLDER):
+        (run / FOLDER).mkdir(exist_ok=True)
     with written_whole(run / FOLDER / f"{when}.json") as aside:
         aside.write_text(json.dumps(_to_json(kept), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return kept
@@ -83,13 +84,28 @@ def read(run: Path) -> list[KeptEvaluation]:
     return sorted(found, key=lambda kept: (kept.iteration, kept.when == "after"))
 
 
-def forget_after(run: Path, iteration: int) -> None:
-    """Drop the evaluations from after ``iteration``, and their clips."""
+def find(run: Path, when: str, iteration: int) -> Evaluation | None:
+    """The evaluation that the run folder has, without its samples; None if that was not made."""
+    path = run / FOLDER / f"{when}.json"
+    kept = _from_json(path) if path.is_file() else None
+    return kept.evaluation if kept is not None and kept.iteration == iteration else None
+
+
+def best(run: Path, measure: str, *, lowest: bool = False) -> list[KeptEvaluation]:
+    """The evaluations after some training by the mean of a measure, the best first; of equals the earlier."""
+    means = [(kept.evaluation.interval(measure).mean, kept) for kept in read(run) if kept.when != "before"]
+    known = [(mean, kept) for mean, kept in means if not math.isnan(mean)]
+    return [kept for _, kept in sorted(known, key=lambda row: row[0] if lowest else -row[0])]
+
+
+def forget_after(run: Path, iteration: int, last: int) -> None:
+    """Drop the evaluations from after ``iteration``, and their clips; 'after' too, unless of the ``last``."""
     for kept in read(run):
-        if kept.iteration > iteration:
+        if kept.iteration > iteration or (kept.when == "after" and kept.iteration != last):
+            # The clips go last: what a run was cut short in is done again, and writes them anew.
+            (run / FOLDER / f"{kept.when}.json").unlink()
             for clip in kept.clips:
                 (run / clip.file).unlink(missing_ok=True)
-            (run / FOLDER / f"{kept.when}.json").unlink()
 
 
 def _to_json(kept: KeptEvaluation) -> dict[str, object]:

@@ -22,6 +22,7 @@ class Interruption:
     def __init__(self) -> None:
         self._received: int | None = None
         self._holding = 0
+        self._ignoring = False
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "Interruption":
@@ -45,7 +46,18 @@ class Interruption:
         if self._received is not None and not self._holding:
             raise Interrupted(self._received)
 
+    @contextmanager
+    def ignored(self) -> Iterator[None]:
+        """A block that nothing cuts short: what is done about a signal that was received."""
+        before, self._ignoring = self._ignoring, True
+        try:
+            yield
+        finally:
+            self._ignoring = before
+
     def _handle(self, number: int, _: FrameType | None) -> None:
+        if self._ignoring:
+            return
         if self._received is not None and self._holding:
             return  # asked twice: the block is being finished already
         self._received = number

@@ -9,6 +9,9 @@ from rlnsp import config, plugins
 from rlnsp.protocols import Policy
 from rlnsp.settings import ConfigError, RunConfig, Slot
 
+EXPORTED = "rlnsp-policy.yaml"
+"""In a folder that ``rlnsp export`` made: the plug-in that opens it, and its settings."""
+
 
 def is_run(where: str | Path) -> bool:
     """Whether ``where`` is a folder that ``rlnsp train`` made."""
@@ -20,8 +23,8 @@ def open_policy(slot: Slot, where: str | None = None) -> Policy:
 
     Args:
         slot: The plug-in and its settings; of a run folder, the run's own hold instead.
-        where: A run folder, whose adapter is loaded; a policy folder, which replaces the slot's ``folder``;
-            or None, for the policy as ``slot`` has it.
+        where: A run folder or a checkpoint of one, whose adapter is loaded; a folder that was exported; a
+            policy folder, which replaces the slot's ``folder``; or None, for the policy as ``slot`` has it.
 
     Raises:
         ConfigError: There is no such folder, it lacks something, or the settings are wrong.
@@ -35,6 +38,8 @@ def open_policy(slot: Slot, where: str | None = None) -> Policy:
             )
         slot = config.load_typed(RunConfig, Path(where) / "config.yaml").policy
     elif where is not None:
+        if (exported := Path(where) / EXPORTED).is_file():
+            slot = config.load_typed(Slot, exported)
         slot = replace(slot, config={**slot.config, "folder": str(where)})
     settings = config.plugin_settings("policies", slot, "policy")
     policy: Policy = plugins.find("policies", slot.use)(settings)

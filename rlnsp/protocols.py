@@ -96,6 +96,19 @@ class HasStockPipeline(Protocol):
         ...
 
 
+@runtime_checkable
+class Exports(Protocol):
+    """What a policy adds that can be written whole, what RL trained merged in; ``rlnsp export`` does."""
+
+    def export(self, folder: Path) -> Mapping[str, Any]:
+        """Fill ``folder`` with the policy as it is, each part in its own library's layout.
+
+        Returns:
+            The policy's settings, as its ``Config`` takes them, that open the folder; all but its place.
+        """
+        ...
+
+
 class Reward(Protocol):
     """A score for each sample, higher is better.  It sees whole groups, so it may compare."""
 

@@ -7,13 +7,16 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from rlnsp.atomic import written_whole
+from rlnsp import evaluations
+from rlnsp.atomic import writing, written_whole
 from rlnsp.config import to_yaml
+from rlnsp.lock import LOCK, locked
 from rlnsp.metrics import MetricsFile
 from rlnsp.settings import ConfigError, RunConfig
 
@@ -29,20 +32,51 @@ class RunFolder:
         self.metrics = MetricsFile(path / "metrics.jsonl", counter="iteration")
 
     def check_unused(self) -> None:
-        """Raise ConfigError if something is there already."""
-        if self.path.is_file() or (self.path.is_dir() and any(self.path.iterdir())):
+        """Raise ConfigError if something is there already, or nothing could be written."""
+        if (self.path / "config.yaml").is_file():
             raise ConfigError(
-                f"--output {self.path}: exists and is not empty; go on with it by --resume {self.path}, "
-                "or choose another folder"
+                f"--output {self.path}: has a run already, {self._state()}; go on with it by: "
+                f"rlnsp train --resume {self.path}. Or choose another folder"
+            )
+        if self.path.is_file() or (self.path.is_dir() and {one.name for one in self.path.iterdir()} - {LOCK}):
+            raise ConfigError(
+                f"--output {self.path}: exists and is not empty, and is no run; choose another folder"
+            )
+        nearest = next(one for one in (self.path, *self.path.absolute().parents) if one.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+            raise ConfigError(
+                f"--output {self.path}: {nearest} cannot be written to; choose another folder, or let it be "
+                "written to"
             )
 
+    def check_used(self) -> None:
+        """Raise ConfigError if it is no run."""
+        if not (self.path / "config.yaml").is_file():
+            raise ConfigError(
+                f"--resume {self.path}: not a run folder, it has no config.yaml; name one that train made"
+            )
+
+    def locked(self) -> AbstractContextManager[None]:
+        """While open, no other process can; raises ConfigError where one does."""
+        return locked(self.path)
+
     def open(self, config: RunConfig, finished: int) -> None:
-        """Write what is known at the start, and forget metrics from after ``finished`` iterations."""
+        """Write what is known at the start, and forget metrics from after ``finished`` iterations.
+
+        Raises:
+            WriteFailed: the system refused it.
+        """
         for name in ("samples", "checkpoints"):
-            (self.path / name).mkdir(parents=True, exist_ok=True)
+            with writing(self.path / name):
+                (self.path / name).mkdir(parents=True, exist_ok=True)
         self.write("config.yaml", to_yaml(config))
         self.write("environment.json", json.dumps(environment(), indent=2) + "\n")
-        self.metrics.forget_after(finished)
+        evaluations.forget_after(self.path, finished, config.trainer.num_iterations)
+        kept = {one.iteration for one in evaluations.read(self.path)}
+        # An evaluation that was cut short may have its line already; it is made again, and with it the line.
+        self.metrics.forget_after(
+            finished, also=lambda line: _of_evaluation(line) and line["iteration"] not in kept
+        )
 
     def log(self, metrics: Mapping[str, Any]) -> None:
         """Append a line to ``metrics.jsonl``."""
@@ -59,11 +93,29 @@ class RunFolder:
 
     def write_folder(self, name: str, fill: Callable[[Path], None]) -> None:
         """Fill a folder aside, then put it in the place of what was there."""
-        path, aside = self.path / name, self.path / f"{name}.partial"
-        shutil.rmtree(aside, ignore_errors=True)
-        fill(aside)
-        shutil.rmtree(path, ignore_errors=True)
-        aside.rename(path)
+        path, aside, old = (self.path / f"{name}{end}" for end in ("", ".partial", ".old.partial"))
+        with writing(path):
+            for stale in (aside, old):
+                shutil.rmtree(stale, ignore_errors=True)
+            try:
+                fill(aside)
+                if path.exists():
+                    path.rename(old)
+                aside.rename(path)
+            except BaseException:
+                shutil.rmtree(aside, ignore_errors=True)
+                if old.exists():
+                    old.rename(path)
+                raise
+            shutil.rmtree(old, ignore_errors=True)
+
+    def _state(self) -> str:
+        """How far the run that is there came, in words."""
+        try:
+            summary = json.loads((self.path / "summary.json").read_text(encoding="utf-8"))
+            return f"{summary['status']} after {summary['steps']} iterations"
+        except (OSError, ValueError, KeyError):
+            return "which has not ended"
 
 
 def environment() -> dict[str, Any]:
@@ -87,6 +139,10 @@ def environment() -> dict[str, Any]:
         "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "git": _git(),
     }
+
+
+def _of_evaluation(line: Mapping[str, Any]) -> bool:
+    return any(name.startswith("heldout/") for name in line)
 
 
 def _git() -> dict[str, Any] | None:

@@ -182,6 +182,9 @@ class TrainerConfig:
     save_every: int = 50
     """Iterations between checkpoints; 0: only the last."""
     keep_last: int = 2
+    """The newest checkpoints stay,"""
+    keep_best: int = 0
+    """and so many of those that held-out evaluations found best; a checkpoint is saved at each of them."""
     precision: Literal["fp32", "bf16"] = "fp32"
     trackers: list[Literal["tensorboard", "wandb", "trackio"]] = field(
         default_factory=lambda: ["tensorboard"]
@@ -217,7 +220,7 @@ class TrainerConfig:
             "trainer.rollout_batch_size must be at least 1, or null for micro_batch_size; got "
             f"{self.rollout_batch_size}",
         )
-        for name in ("num_iterations", "save_every", "weight_decay"):
+        for name in ("num_iterations", "save_every", "keep_best", "weight_decay"):
             value = getattr(self, name)
             require(value >= 0, f"trainer.{name} must be 0 or more; got {value}")
         for name in ("learning_rate", "max_grad_norm"):
@@ -307,6 +310,11 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         require(self.seed >= 0, f"seed must be 0 or more; got {self.seed}")
+        require(
+            not self.trainer.keep_best or self.evaluation.every > 0,
+            f"trainer.keep_best is {self.trainer.keep_best}, but evaluation.every is 0, so that nothing says "
+            "which checkpoint is best; set evaluation.every, or trainer.keep_best=0",
+        )
         require(
             any(slot.weight for slot in self.rewards.values()),
             "rewards must hold at least one of a weight other than 0, such as "

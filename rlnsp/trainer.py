@@ -3,35 +3,40 @@
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from accelerate.tracking import GeneralTracker
 
 from rlnsp import checkpoint, evaluations, plugins, trackers
+from rlnsp.atomic import WriteFailed, writing
 from rlnsp.checkpoint import Trained
-from rlnsp.config import plugin_settings
+from rlnsp.config import plugin_settings, to_yaml
 from rlnsp.data import SceneOrder, heldout_scenes, train_scenes
 from rlnsp.data_loss import DataLoss
 from rlnsp.ema import EMA
-from rlnsp.evaluate import DATA_LOSS, Evaluation, evaluate
+from rlnsp.evaluate import Evaluation, evaluate
+from rlnsp.evaluations import KeptEvaluation
 from rlnsp.interruption import Interrupted, Interruption
-from rlnsp.maths.statistics import standard_error
+from rlnsp.iteration_metrics import Clock, reward_metrics
 from rlnsp.opening import open_policy
 from rlnsp.optimisation import Optimisation, TrainingFailed, make_optimizer
 from rlnsp.precision import in_precision
 from rlnsp.progress import Display, Line, before_after_table
 from rlnsp.protocols import Algorithm, EncodesVideo, Policy, SamplesWithAverage, Stateful, Stats
 from rlnsp.randomness import Randomness
+from rlnsp.remarks import alarms, beginning, unscored
+from rlnsp.resuming import Start, find_start
 from rlnsp.rollout import rollout
 from rlnsp.rundir import RunFolder
 from rlnsp.scoring import BuiltReward, Judging, RewardFailed, build_rewards, check_scenes
 from rlnsp.settings import ConfigError, RunConfig
 from rlnsp.summary import summarise
-from rlnsp.types import Scores
+from rlnsp.trackers import NUM_CLIPS, Clip
+from rlnsp.types import Batch, Scene, Scores, Trajectory
 
 
 def train(config: RunConfig, output: Path, resume: bool = False) -> int:
@@ -42,25 +47,33 @@ def train(config: RunConfig, output: Path, resume: bool = False) -> int:
     Args:
         config: checked already.
         output: the run folder; new or empty, unless ``resume``.
-        resume: go on from its newest intact checkpoint.
+        resume: go on from its newest intact checkpoint, with settings that differ in nothing that matters.
 
     Returns:
         The exit code: 0 done, 1 failed, 130 interrupted, 143 terminated; saved in the last two cases.
 
     Raises:
-        ConfigError: the input is wrong; nothing was written.
+        ConfigError: the input is wrong, or another process works in the folder; nothing was written.
     """
     torch.set_flush_denormal(True)  # numbers next to zero, which adapters start with, are slow on a CPU
     folder = RunFolder(output)
-    if not resume:
-        folder.check_unused()
+    if resume:
+        folder.check_used()
+        with folder.locked():
+            start = find_start(output, config)
+            return _prepare(config, folder).run(start)
+    folder.check_unused()
+    run = _prepare(config, folder)
+    with folder.locked():
+        folder.check_unused()  # while the policy was loaded another may have come
+        return run.run()
+
+
+def _prepare(config: RunConfig, folder: RunFolder) -> "Run":
     policy: Policy = open_policy(config.policy)
     algorithm_class = plugins.find("algorithms", config.algorithm.use)
     algorithm = algorithm_class(plugin_settings("algorithms", config.algorithm, "algorithm"), config.sampler)
-    run = Run(config, folder, policy, algorithm, build_rewards(config.rewards))
-    if resume:
-        run.resume()
-    return run.run()
+    return Run(config, folder, policy, algorithm, build_rewards(config.rewards))
 
 
 class Run:
@@ -91,10 +104,9 @@ class Run:
         )
         self.data_loss = self._data_loss(policy)
         self.trained = Trained(policy=self.policy, optimizer=optimizer, ema=self.ema, old=self.old)
-        self.accelerator = Accelerator(
-            cpu=next(iter(trained.values())).device.type == "cpu",
-            log_with=[*trackers.make(trainer.trackers, folder.path)] or None,
-        )
+        trackers.check(trainer.trackers)
+        self.trackers: list[GeneralTracker] = []
+        self.accelerator = Accelerator(cpu=next(iter(trained.values())).device.type == "cpu")
         if self.accelerator.num_processes > 1:
             raise ConfigError(
                 f"accelerate started {self.accelerator.num_processes} processes, but this version trains in "
@@ -106,87 +118,107 @@ class Run:
         self.proved = False
         self.interruption = Interruption()
 
-    def resume(self) -> None:
-        """Take up the newest intact checkpoint.
+    def run(self, start: Start | None = None) -> int:
+        """Everything, with the exit code; from a checkpoint, where ``start`` has one."""
+        if start and start.checkpoint:
+            self.finished, self.record = checkpoint.load(start.checkpoint, self.trained)
+            if isinstance(self.algorithm, Stateful) and "algorithm" in self.record:
+                self.algorithm.load_state(self.record["algorithm"])
+        self.started = time.monotonic() - self.record["wall_s"]
+        self.display = Display(self.config.trainer.num_iterations, self.finished)
+        for note in start.notes if start else []:
+            self.display.say(note)
+        try:
+            with self.interruption:
+                code = self._run()
+            self._report()
+        except WriteFailed as error:
+            with suppress(WriteFailed):  # what there is no room for
+                self._summarise("failed", error=str(error))
+            sys.stderr.write(f"rlnsp: error: {error}, then go on by: {self._how_to_resume}\n")
+            return 1
+        finally:
+            for tracker in self.trackers:
+                with suppress(OSError):
+                    tracker.finish()
+        return code
 
-        Raises:
-            ConfigError: there is none.
-        """
-        newest = checkpoint.newest_intact(self.folder.checkpoints)
-        if newest is None:
-            raise ConfigError(
-                f"--resume {self.folder.path}: has no intact checkpoint; start the run anew elsewhere"
-            )
-        self.finished, self.record = checkpoint.load(newest, self.trained)
-        if isinstance(self.algorithm, Stateful) and "algorithm" in self.record:
-            self.algorithm.load_state(self.record["algorithm"])
+    @property
+    def _how_to_resume(self) -> str:
+        return f"rlnsp train --resume {self.folder.path}"
 
-    def run(self) -> int:
-        """Everything, with the exit code."""
-        code = self._run()
+    def _run(self) -> int:
+        self.folder.open(self.config, self.finished)
+        with writing(self.folder.path):
+            self.trackers = trackers.start(self.config.trainer.trackers, self.folder.path, self.finished)
+        try:
+            with self.display:
+                self._loop()
+        except Interrupted as stop:
+            with self.interruption.ignored():
+                self._save()
+                self._summarise("interrupted")
+                self.display.say(f"interrupted and saved; go on by: {self._how_to_resume}")
+            return stop.exit_code
+        except (RewardFailed, TrainingFailed) as error:
+            with self.interruption.ignored():
+                if isinstance(error, RewardFailed) and self.finished:
+                    self._save()  # the policy is sound: nothing of this iteration has reached it
+                    self.display.say(f"saved; once it is repaired go on by: {self._how_to_resume}")
+                self._summarise("failed", error=str(error))
+            sys.stderr.write(f"rlnsp: error: {error}\n")
+            return 1
+        except WriteFailed:
+            raise
+        except Exception as error:
+            self._summarise("failed", error=f"{type(error).__name__}: {error}")
+            raise
+        return 0
+
+    def _report(self) -> None:
         if self.config.trainer.report:
             from rlnsp.report import write_report  # brings matplotlib, which a run needs only now
 
             path = write_report([self.folder.path], self.folder.path / "report.html")
             self.display.say(f"report: {path}")
-        return code
-
-    def _run(self) -> int:
-        self.started = time.monotonic() - self.record["wall_s"]
-        self.folder.open(self.config, self.finished)
-        evaluations.forget_after(self.folder.path, self.finished)
-        self.accelerator.init_trackers(trackers.PROJECT)
-        self.display = Display(self.config.trainer.num_iterations, self.finished)
-        try:
-            with self.interruption, self.display:
-                self._loop()
-        except Interrupted as stop:
-            self._save()
-            self._summarise("interrupted")
-            self.display.say(f"interrupted and saved; go on by: rlnsp train --resume {self.folder.path}")
-            return stop.exit_code
-        except (RewardFailed, TrainingFailed) as error:
-            if isinstance(error, RewardFailed) and self.finished:
-                self._save()  # the policy is sound: nothing of this iteration has reached it
-                self.display.say(
-                    f"saved; once it is repaired go on by: rlnsp train --resume {self.folder.path}"
-                )
-            self._summarise("failed", error=str(error))
-            sys.stderr.write(f"rlnsp: error: {error}\n")
-            return 1
-        except Exception as error:
-            self._summarise("failed", error=f"{type(error).__name__}: {error}")
-            raise
-        finally:
-            self.accelerator.end_training()
-        return 0
 
     def _loop(self) -> None:
         trainer, every = self.config.trainer, self.config.evaluation.every
-        self._say_start()
+        num_heldout, on_policy = len(self.heldout), self.old is None
+        for remark in beginning(self.config, self.policy, num_heldout, self.folder.path, on_policy):
+            self.display.say(remark)
         if "before" not in self.record:
-            self._evaluate("before")
+            self.record["before"] = self._evaluated("before").to_json()
         while self.finished < trainer.num_iterations:
-            metrics = self._iterate(self.finished)
-            with self.interruption.held():
-                self.finished += 1
-                if isinstance(self.algorithm, Stateful):
-                    # As of here: an iteration that is cut short will be done again.
-                    self.record["algorithm"] = self.algorithm.state()
-                self._log(metrics)
-                if trainer.save_every and self.finished % trainer.save_every == 0:
-                    self._save()
-            if every and self.finished % every == 0 and self.finished < trainer.num_iterations:
-                self._evaluate(f"step-{self.finished}")
+            if every and self.finished and self.finished % every == 0:
+                self._evaluated(f"step-{self.finished}")
+            self._iterate()
         self._finish()
 
-    def _iterate(self, iteration: int) -> dict[str, Any]:
-        trainer = self.config.trainer
-        clock = _Clock()
+    def _iterate(self) -> None:
+        trainer, iteration = self.config.trainer, self.finished
+        clock = Clock()
         scenes = self.scenes(iteration)
         randomness = Randomness(
             seed=self.config.seed, rank=self.accelerator.process_index, iteration=iteration
         )
+        trajectory, scores = self._sample(scenes, randomness, clock)
+        batch, credit_stats = self.algorithm.credit(trajectory, scores)
+        with self.interruption.held():  # all that an iteration changes, changes whole
+            metrics = {**reward_metrics(scores, trajectory.group), **credit_stats}
+            metrics |= self._learn(batch, scenes, randomness)
+            clock.lap("optimise")
+            self.finished += 1
+            if isinstance(self.algorithm, Stateful):
+                # As of here: an iteration that is cut short will be done again.
+                self.record["algorithm"] = self.algorithm.state()
+            counts = {"samples": len(trajectory.samples), "transitions": len(batch)}
+            self._log({**metrics, **counts, "seconds": clock.seconds})
+            if trainer.save_every and self.finished % trainer.save_every == 0:
+                self._save()
+
+    def _sample(self, scenes: list[Scene], randomness: Randomness, clock: Clock) -> tuple[Trajectory, Scores]:
+        trainer = self.config.trainer
         judging = Judging(self.rewards)
         with self.old.applied() if self.old else nullcontext():
             trajectory = rollout(
@@ -202,30 +234,32 @@ class Run:
         clock.lap("rollout")
         scores = judging.scores(trainer.max_drop_share)
         clock.lap("score")
-        self._say_unscored(scores)
-        batch, credit_stats = self.algorithm.credit(trajectory, scores)
+        for remark in unscored(scores):
+            self.display.say(remark)
+        return trajectory, scores
+
+    def _learn(self, batch: Batch, scenes: list[Scene], randomness: Randomness) -> Stats:
         prove = not self.proved and len(batch) > 0
-        with self.interruption.held():
-            loss_stats = self.optimise(
-                batch, scenes, prove=prove, data_gradient=self._data_gradient(randomness)
-            )
-            if self.ema:
-                self.ema.update()
-            if isinstance(self.algorithm, SamplesWithAverage) and self.old:
-                self.old.update(self.algorithm.decay(iteration))
-            self.proved = self.proved or prove
-            clock.lap("optimise")
-        counts = {"samples": len(trajectory.samples), "transitions": len(batch)}
-        return {
-            **_reward_metrics(scores, trajectory.group),
-            **credit_stats,
-            **loss_stats,
-            **counts,
-            "seconds": clock.seconds,
-        }
+        stats = self.optimise(batch, scenes, prove=prove, data_gradient=self._data_gradient(randomness))
+        if self.ema:
+            self.ema.update()
+        if isinstance(self.algorithm, SamplesWithAverage) and self.old:
+            self.old.update(self.algorithm.decay(randomness.iteration))
+        self.proved = self.proved or prove
+        return stats
+
+    def _evaluated(self, when: str) -> Evaluation:
+        """The evaluation of now: a run that was stopped after it has it already."""
+        if self.config.trainer.keep_best and self.finished:
+            with self.interruption.held():
+                self._save()
+        found = evaluations.find(self.folder.path, when, self.finished)
+        evaluation = found or self._evaluate(when)
+        self._prune()
+        return evaluation
 
     def _evaluate(self, when: str) -> Evaluation:
-        with self._weights():
+        with self.trained.shipped():
             evaluation = evaluate(
                 self.policy,
                 self.heldout,
@@ -238,27 +272,27 @@ class Run:
                 data_loss=self.data_loss,
             )
         with self.interruption.held():
-            if when == "before":
-                self.record["before"] = evaluation.to_json()
             means = {f"heldout/{name}": evaluation.interval(name).mean for name in evaluation.scores}
             self._write({"iteration": self.finished, **means})
-            evaluations.write(self.folder.path, when, self.finished, self.heldout, evaluation)
+            # The file last: it says that the evaluation is whole.
+            kept = evaluations.write(self.folder.path, when, self.finished, self.heldout, evaluation)
+            self._show(kept, evaluation)
             self.display.evaluated(when, evaluation, self.metric)
-            self._alarm(evaluation)
+            before = self.record.get("before")
+            for remark in alarms(evaluation, before, self.config.data_loss.alarm):
+                self.display.say(remark)
         return evaluation
 
-    def _alarm(self, evaluation: Evaluation) -> None:
-        """Say so where the policy has left the data."""
-        if DATA_LOSS not in evaluation.scores:
-            return
-        before = Evaluation(**self.record["before"]).interval(DATA_LOSS).mean
-        risen = evaluation.interval(DATA_LOSS).mean / before - 1
-        if risen > self.config.data_loss.alarm:
-            self.display.say(
-                f"alarm: the held-out diffusion loss is {risen:.0%} above that before RL: the policy leaves "
-                "the data, as it does when it hacks a reward. Look at the clips; train less, lower the "
-                "learning rate, or raise data_loss.coefficient"
+    def _show(self, kept: KeptEvaluation, evaluation: Evaluation) -> None:
+        clips = {
+            f"clips/{shown.scene_id}": Clip(
+                file=self.folder.path / shown.file, frames=sample.frames, fps=sample.fps
             )
+            for shown, sample in zip(kept.clips[:NUM_CLIPS], evaluation.samples, strict=False)
+        }
+        with writing(self.folder.path):
+            for tracker in self.trackers if clips else []:
+                trackers.show(tracker, clips, self.finished)
 
     def _data_loss(self, policy: Policy) -> DataLoss | None:
         """The data's own loss, where the policy can read clips."""
@@ -285,24 +319,15 @@ class Run:
     def _finish(self) -> None:
         with self.interruption.held():
             self._save()
-        after = self._evaluate("after")
+        after = self._evaluated("after")
         with self.interruption.held():
             self._summarise("done", after)
         before = Evaluation(**self.record["before"])
         self.display.console.print(before_after_table(before, after, list(after.scores)))
+        for kept in self._best():
+            place = self.folder.checkpoints / f"step-{kept.iteration}"
+            self.display.say(f"best on {self.metric} after {kept.iteration} iterations: {place}")
         self.display.say(f"run folder: {self.folder.path}")
-
-    def _say_unscored(self, scores: Scores) -> None:
-        """Once an iteration for each reward that had an error."""
-        for name, error in scores.errors.items():
-            missing = scores.raw[name].isnan()
-            self.display.say(
-                f"{name} could not score {int(missing.sum())} of {len(missing)} samples: {error}"
-            )
-
-    def _weights(self) -> AbstractContextManager[None]:
-        """What is evaluated is what ships: the average, where one is kept."""
-        return self.ema.applied() if self.ema else nullcontext()
 
     def _log(self, metrics: Mapping[str, Any]) -> None:
         rewards = self.record["reward"]
@@ -322,59 +347,29 @@ class Run:
     def _write(self, metrics: Mapping[str, Any]) -> None:
         self.folder.log(metrics)
         numbers = {name: value for name, value in metrics.items() if isinstance(value, float)}
-        self.accelerator.log(numbers, step=self.finished)
+        with writing(self.folder.path):
+            for tracker in self.trackers:
+                tracker.log(numbers, step=self.finished)
 
     def _save(self) -> None:
         self.record["wall_s"] = time.monotonic() - self.started
-        keep = self.config.trainer.keep_last
-        checkpoint.save(self.folder.checkpoints, self.finished, self.trained, self.record, keep)
-        with self._weights():
+        checkpoint.save(
+            self.folder.checkpoints, self.finished, self.trained, self.record, to_yaml(self.config)
+        )
+        self._prune()
+        with self.trained.shipped():
             self.folder.write_folder("adapter", self.policy.save_adapter)
+
+    def _prune(self) -> None:
+        """Keep the last checkpoints, and those of the best evaluations where that is asked for."""
+        best = [kept.iteration for kept in self._best()]
+        checkpoint.prune(self.folder.checkpoints, self.finished, self.config.trainer.keep_last, best)
+
+    def _best(self) -> list[KeptEvaluation]:
+        lowest = self.config.rewards[self.metric].weight < 0
+        keep = self.config.trainer.keep_best
+        return evaluations.best(self.folder.path, self.metric, lowest=lowest)[:keep] if keep else []
 
     def _summarise(self, status: str, after: Evaluation | None = None, error: str | None = None) -> None:
         self.record["wall_s"] = time.monotonic() - self.started
         self.folder.write_summary(summarise(status, self.finished, self.record, self.metric, after, error))
-
-    def _say_start(self) -> None:
-        trainer, count = self.config.trainer, sum(p.numel() for _, p in self.policy.named_trainable())
-        self.display.say(
-            f"{count:,} trained parameters in {trainer.precision}; an iteration is "
-            f"{trainer.scenes_per_iteration} scenes x {trainer.group_size} samples; "
-            f"held out: {len(self.heldout)} scenes; run folder: {self.folder.path}"
-        )
-        if trainer.updates_per_rollout * trainer.minibatches == 1 and self.old is None:
-            self.display.say(
-                "one update a rollout: the ratio is 1 throughout and the clip cannot act, as it should be"
-            )
-
-
-class _Clock:
-    """Seconds by phase."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, phase: str) -> None:
-        now = time.perf_counter()
-        self.seconds[phase], self._last = round(now - self._last, 4), now
-
-
-def _reward_metrics(scores: Scores, group: Tensor) -> dict[str, Any]:
-    """Each reward's mean as it came, and the weighted sum that is optimised, with its error over scenes."""
-    means = {name: float(values.nanmean()) for name, values in scores.raw.items()}
-    spreads = {
-        name: float((values - means[name]).square().nanmean().sqrt()) for name, values in scores.raw.items()
-    }
-    optimised = [name for name, weight in scores.weights.items() if weight]
-    total = sum(scores.weights[name] * means[name] for name in optimised)
-    each = torch.stack([scores.weights[name] * scores.raw[name] for name in optimised]).sum(0)
-    return {
-        "reward": total,
-        "reward_error": standard_error(each, group),
-        **{f"reward/{name}": mean for name, mean in means.items()},
-        **{f"reward_std/{name}": spread for name, spread in spreads.items()},
-        **{f"reward_seconds/{name}": round(value, 4) for name, value in scores.seconds.items()},
-        **{f"unscored/{name}": float(values.isnan().float().mean()) for name, values in scores.raw.items()},
-        "dropped": 1 - float(scores.scored.float().mean()),
-    }

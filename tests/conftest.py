@@ -1,8 +1,18 @@
+from functools import partial
+
 import pytest
 import torch
 
+from tests.toy_runs import toy_config
+
 # Small tensors: a second thread costs more than it brings, and two cores are soon oversubscribed.
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def toy(tmp_path):
+    """A config of a run that takes a second."""
+    return partial(toy_config, tmp_path)
 
 
 @pytest.fixture

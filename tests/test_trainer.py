@@ -18,78 +18,10 @@ from rlnsp.settings import (
     DataConfig,
     DataLossConfig,
     EvaluationConfig,
-    RewardSlot,
-    RunConfig,
-    SamplerConfig,
-    Slot,
-    TrainerConfig,
-    WindowConfig,
 )
 from rlnsp.testing import ToyPolicy
 from rlnsp.trainer import train
-
-REWARDS = """
-import time
-
-def brightness(prompts, completions, **columns):
-    return [float(clip.mean()) / 255 for clip in completions]
-
-def flat(samples):
-    return [0.5 for _ in samples]
-
-def broken(samples):
-    raise OSError("judge is away")
-
-def slow(samples):
-    time.sleep(0.05)
-    return [float(one.frames.mean()) / 255 for one in samples]
-
-class Picky:
-    def __call__(self, samples):
-        return [0.0 for _ in samples]
-    def check_scenes(self, scenes):
-        raise ValueError("cannot read these")
-"""
-
-
-@pytest.fixture
-def toy(tmp_path):
-    """A config of a run that takes a second."""
-    (tmp_path / "mine.py").write_text(REWARDS)
-
-    def config(reward="brightness", weight=1.0, seed=0, evaluation=None, algorithm="grpo", **trainer):
-        settings = {
-            "num_iterations": 4,
-            "scenes_per_iteration": 2,
-            "group_size": 6,
-            "learning_rate": 1e-2,
-            "save_every": 2,
-            "report": False,  # takes longer than such a run
-        }
-        return RunConfig(
-            seed=seed,
-            policy=Slot(use="rlnsp.testing:ToyPolicy"),
-            rewards={"mine": RewardSlot(use=f"{tmp_path / 'mine.py'}:{reward}", weight=weight)},
-            algorithm=Slot(use=algorithm),
-            sampler=SamplerConfig(num_steps=5, window=WindowConfig(start=0, size=2)),
-            trainer=TrainerConfig(**{**settings, **trainer}),
-            evaluation=evaluation or EvaluationConfig(num_scenes=8, bootstrap=100),
-        )
-
-    return config
-
-
-def summary_of(folder):
-    return json.loads((folder / "summary.json").read_text())
-
-
-def metrics_of(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def numbers(metrics):
-    """Without what depends on the clock."""
-    return [{k: v for k, v in line.items() if "seconds" not in k} for line in metrics]
+from tests.toy_runs import metrics_of, numbers, summary_of
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -246,8 +178,9 @@ def test_scenes_that_a_reward_refuses_stop_the_run_before_anything_is_written(to
 
 
 def test_resuming_from_nothing_is_refused(toy, tmp_path):
-    with pytest.raises(ConfigError, match="no intact checkpoint"):
+    with pytest.raises(ConfigError, match="not a run folder"):
         train(toy(), tmp_path / "run", resume=True)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_reward_that_fails_ends_the_run_with_one_line(toy, tmp_path, capsys):

@@ -42,6 +42,16 @@ class LTXVideoModel(PipelineModel):
         )
         return embeds, mask
 
+    def stock_pipeline(self, transformer: Any) -> LTXPipeline:
+        """With the schedule that the folder came with."""
+        return LTXPipeline(
+            scheduler=self.scheduler,
+            vae=self.vae,
+            text_encoder=self.reader.text_encoder,
+            tokenizer=self.reader.tokenizer,
+            transformer=transformer,
+        )
+
     def sigmas(self, num_steps: int) -> Tensor:
         """Shifted by the number of tokens."""
         return ltx.schedule(self.scheduler, num_steps, self.grid.num_tokens)

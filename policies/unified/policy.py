@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from policies.settings import Lora, Source, require_positive
+from policies.unified.files import PARTS
 from policies.unified.settings import Limits
 
 if TYPE_CHECKING:
@@ -172,6 +173,24 @@ class Unified:
         save_lora(self._dit, folder)
         if self._reference_connector is not None:
             self.model.connector.save_pretrained(folder / "connector", safe_serialization=True)
+
+    def export(self, folder: Path) -> dict[str, Any]:
+        """Fill a policy folder; the adapter is in the transformer's weights, in fp32."""
+        from policies.lora import merged
+        from policies.unified.weights import save_policy
+
+        model = self.model
+        save_policy(
+            folder,
+            geometry=model.geometry,
+            comprehension=model.comprehension,
+            transformer=merged(self._dit),
+            vae=model.vae,
+            scheduler=model.scheduler,
+            connector=model.connector,
+        )
+        own = {part: Source() for part in PARTS}  # every part is the folder's now
+        return asdict(replace(self.config, **own, num_frames=None, height=None, width=None, fps=None))
 
     def load_adapter(self, folder: Path) -> None:
         """Read what ``save_adapter`` wrote.

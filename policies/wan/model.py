@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import diffusers
 import numpy as np
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
@@ -42,6 +43,16 @@ class WanModel(PipelineModel):
             list(texts), do_classifier_free_guidance=False, max_sequence_length=self.settings.max_length
         )
         return embeds, torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
+
+    def stock_pipeline(self, transformer: Any) -> WanPipeline:
+        """With the scheduler that the folder came with, and the shift of the settings."""
+        return WanPipeline(
+            tokenizer=self.reader.tokenizer,
+            text_encoder=self.reader.text_encoder,
+            vae=self.vae,
+            scheduler=stock_scheduler(self.settings),
+            transformer=transformer,
+        )
 
     def sigmas(self, num_steps: int) -> Tensor:
         """Shifted by ``flow_shift``; see ``WanSettings.spacing``."""
@@ -145,12 +156,26 @@ def load_model(settings: WanSettings) -> WanModel:
     )
 
 
+def stock_scheduler(settings: WanSettings) -> Any:
+    """Of the class that the folder names, with the settings' shift where they have one."""
+    stored = _stored_scheduler(settings)
+    key = "flow_shift" if "flow_shift" in stored else "shift"
+    return getattr(diffusers, stored["_class_name"]).from_config(
+        stored if settings.flow_shift is None else {**stored, key: settings.flow_shift}
+    )
+
+
+def _stored_scheduler(settings: WanSettings) -> dict[str, Any]:
+    path, how = where(source_of(settings, "scheduler"), "scheduler")
+    return load("scheduler", path, lambda: FlowMatchEulerDiscreteScheduler.load_config(path, **how))
+
+
 def _scheduler(settings: WanSettings) -> FlowMatchEulerDiscreteScheduler:
     """Euler's, with Wan's shift: the multistep scheduler that Wan comes with has no density a step."""
-    path, how = where(source_of(settings, "scheduler"), "scheduler")
-    stored = load("scheduler", path, lambda: FlowMatchEulerDiscreteScheduler.load_config(path, **how))
+    stored = _stored_scheduler(settings)
     shift = settings.flow_shift or stored.get("flow_shift", stored.get("shift"))
     if shift is None:
+        path = source_of(settings, "scheduler").path
         raise ConfigError(f"{path}: the scheduler has no flow_shift. Set policy.config.flow_shift.")
     return FlowMatchEulerDiscreteScheduler(num_train_timesteps=stored["num_train_timesteps"], shift=shift)
 

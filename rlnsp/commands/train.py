@@ -78,9 +78,8 @@ def _resumed(args: argparse.Namespace) -> RunConfig:
             raise ConfigError(
                 f"{flag} does not go with --resume, whose folder has the config; remove one of the two"
             )
-    path = args.resume / "config.yaml"
-    if not path.is_file():
-        raise ConfigError(
-            f"--resume {args.resume}: not a run folder, it has no config.yaml; name one that train made"
-        )
-    return config.load(path, overrides_of(args))
+    from rlnsp.rundir import RunFolder  # brings torch
+
+    folder = RunFolder(args.resume)
+    folder.check_used()
+    return config.load(folder.path / "config.yaml", overrides_of(args))

@@ -4,10 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from rlnsp import config
-from rlnsp.report.runs import ReportedRun, flat
+from rlnsp.report.runs import ReportedRun
 
 ABSENT = "(none)"
 DEFAULT = "world"
@@ -41,7 +39,7 @@ def between(runs: Sequence[ReportedRun]) -> dict[str, list[Any]]:
 
 
 def _settings(name: str) -> dict[str, Any]:
-    return flat(yaml.safe_load(config.to_yaml(config.load(name))))
+    return config.by_key(config.load(name))
 
 
 def _against(preset: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

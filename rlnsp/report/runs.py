@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from rlnsp import evaluations
+from rlnsp.config import flat
 from rlnsp.evaluations import KeptEvaluation
 from rlnsp.opening import is_run
 from rlnsp.settings import ConfigError
@@ -88,17 +89,6 @@ def _load(path: Path, name: str) -> ReportedRun:
     except (OSError, yaml.YAMLError, ValueError, TypeError, KeyError) as error:
         what = f"{type(error).__name__}: {error}"
         raise ConfigError(f"{path}: a file of this run cannot be read ({what}); report the others") from error
-
-
-def flat(node: Any, prefix: str = "") -> dict[str, Any]:
-    """A nested mapping by dotted keys; an empty mapping has none."""
-    if not isinstance(node, Mapping):
-        return {prefix: node}
-    return {
-        key: value
-        for name, child in node.items()
-        for key, value in flat(child, f"{prefix}.{name}" if prefix else str(name)).items()
-    }
 
 
 def _json(path: Path) -> dict[str, Any]:
