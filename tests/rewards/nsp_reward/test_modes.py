@@ -74,7 +74,8 @@ def test_pairwise_is_the_win_rate_in_the_group_with_either_order_asked(server):
     found = reward(server, "pairwise")(group)
     # Of the two equal clips each wins once, when it is the second: a liking for a place cancels out.
     assert found == pytest.approx([0, (1 + 0.5) / 3, (1 + 0.5) / 3, 1, 0, 1])
-    assert server.requests == 4 * 3 - 1 + 2 * 1  # the two equal ones make one question, not two
+    # What is shown is asked once: of three brightnesses either order, of the equal ones one; of b two.
+    assert server.requests == 3 * 2 + 1 + 2
 
 
 def test_in_pairwise_mode_a_scene_s_only_sample_is_judged_by_itself(server):

@@ -8,6 +8,7 @@ import pytest
 
 from rewards.nsp_reward.prompts import PACKAGED
 from rlnsp import cli
+from rlnsp.config import to_yaml
 from rlnsp.settings import (
     ConfigError,
     EvaluationConfig,
@@ -112,10 +113,10 @@ def test_a_cache_of_one_s_own_is_shared_by_runs(tmp_path):
 
 
 def test_a_server_that_is_down_at_the_start_is_one_line_and_no_run_folder(tmp_path, capsys):
-    judge = "rewards.nsp_reward.config"
-    overrides = [f"{judge}.judge=openai", f"{judge}.openai.base_urls=[http://127.0.0.1:9/v1]"]
-    line = ["train", "--reward", "nsp_reward", *overrides, "policy.use=rlnsp.testing:ToyPolicy"]
-    assert cli.main([*line, "policy.config={}", "--output", str(tmp_path / "run")]) == 2
+    (tmp_path / "mine.yaml").write_text(to_yaml(run_config("http://127.0.0.1:9/v1")))
+    assert (
+        cli.main(["train", "--config", str(tmp_path / "mine.yaml"), "--output", str(tmp_path / "run")]) == 2
+    )
     said = capsys.readouterr()
     assert said.out == ""
     assert "no server answers at http://127.0.0.1:9/v1" in said.err
