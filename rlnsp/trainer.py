@@ -32,7 +32,7 @@ from rlnsp.remarks import alarms, beginning, unscored
 from rlnsp.resuming import Start, find_start
 from rlnsp.rollout import rollout
 from rlnsp.rundir import RunFolder
-from rlnsp.scoring import BuiltReward, Judging, RewardFailed, build_rewards, check_scenes
+from rlnsp.scoring import BuiltReward, Judging, RewardFailed, build_rewards, check_scenes, keep_records
 from rlnsp.settings import ConfigError, RunConfig
 from rlnsp.summary import summarise
 from rlnsp.trackers import NUM_CLIPS, Clip
@@ -61,11 +61,14 @@ def train(config: RunConfig, output: Path, resume: bool = False) -> int:
         folder.check_used()
         with folder.locked():
             start = find_start(output, config)
-            return _prepare(config, folder).run(start)
+            run = _prepare(config, folder)
+            keep_records(run.rewards, output / "rewards")
+            return run.run(start)
     folder.check_unused()
     run = _prepare(config, folder)
     with folder.locked():
         folder.check_unused()  # while the policy was loaded another may have come
+        keep_records(run.rewards, output / "rewards")
         return run.run()
 
 
