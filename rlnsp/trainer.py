@@ -167,7 +167,7 @@ class Run:
         if "before" not in self.record:
             self._evaluate("before")
         while self.finished < trainer.num_iterations:
-            metrics = self._iterate(self.finished)
+            metrics = self.iterate(self.finished)
             with self.interruption.held():
                 self.finished += 1
                 if isinstance(self.algorithm, Stateful):
@@ -180,7 +180,8 @@ class Run:
                 self._evaluate(f"step-{self.finished}")
         self._finish()
 
-    def _iterate(self, iteration: int) -> dict[str, Any]:
+    def iterate(self, iteration: int) -> dict[str, Any]:
+        """The four verbs, once; nothing is written.  What is returned is the line of ``metrics.jsonl``."""
         trainer = self.config.trainer
         clock = _Clock()
         scenes = self.scenes(iteration)
