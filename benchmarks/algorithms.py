@@ -113,7 +113,7 @@ def result(arm: Arm, folder: Path) -> dict[str, Any]:
 
 
 def work(run: RunConfig) -> dict[str, float]:
-    """What an iteration does, all samples trained: the share of trained steps, and forwards of one sample."""
+    """What an iteration does, with all its samples: the share of trained steps, and a sample's forwards."""
     case = of_run(run)
     recorder = Recorder(case.policy)
     Iteration(case, recorder)()

@@ -101,12 +101,12 @@ def tiny_wan() -> Setting:
 
 
 def ltx_2b() -> Setting:
-    """LTX-Video 2B's sizes with random weights in bf16: 65 frames of 480x832 are 3,510 tokens x 128 channels."""
+    """LTX-Video 2B's sizes, random weights in bf16: 65 frames of 480x832 are 3,510 tokens x 128 channels."""
     from benchmarks.random_ltx import SIZE_2B, random_ltx
 
     clip = {"num_frames": 65, "height": 480, "width": 832, "dtype": "bf16"}
     with TemporaryDirectory() as folder:
-        random_ltx(Path(folder), **SIZE_2B)
+        random_ltx(Path(folder), SIZE_2B["transformer"], SIZE_2B["vae"])
         return ltx(folder, {**clip, "gradient_checkpointing": True, "decode_batch_size": 1})
 
 
@@ -116,7 +116,7 @@ def tiny_ltx() -> Setting:
 
     clip = {"num_frames": 9, "height": 64, "width": 64, "dtype": "bf16"}
     with TemporaryDirectory() as folder:
-        random_ltx(Path(folder), **SIZE_TINY)
+        random_ltx(Path(folder), SIZE_TINY["transformer"], SIZE_TINY["vae"])
         return ltx(folder, {**clip, "gradient_checkpointing": True, "decode_batch_size": 1})
 
 

@@ -88,9 +88,9 @@ def measure(case: Setting, rounds: int) -> dict[str, Any]:
 
 
 def measure_sharing(case: Setting, recorder: Recorder, rounds: int) -> dict[str, Any]:
-    """A rollout with prefix sharing against one without: seconds, forwards, bytes; the ratio is with / without.
+    """A rollout with prefix sharing against one without: seconds, forwards, bytes; the ratio is to without.
 
-    Denoising alone is what the forwards are in proportion to; whole, it decodes the clips, which is not shared.
+    Denoising alone is what forwards are in proportion to; whole, it decodes the clips, which is not shared.
     """
     found: dict[str, Any] = {}
     for name, decode in (("denoising", False), ("whole", True)):
@@ -154,7 +154,7 @@ def iterations(found: Sequence[dict[str, Any]]) -> str:
         lines.append(
             f"| {one['policy']}, {one['shape']} | {one['samples']} x {one['tokens']} | {one['forwards']}, "
             f"{one['backwards']} | {one['iteration_s']:.2f} s | {one['bare_s']:.2f} s | "
-            f"**{one['over_bare']:.3f}** | {_size(peak['iteration'])}, {_size(peak['bare'])} | "
+            f"**{one['over_bare']:.3f}** | {size(peak['iteration'])}, {size(peak['bare'])} | "
             f"{machine(one['environment'])} |"
         )
     return "\n".join(lines)
@@ -173,7 +173,7 @@ def sharing(found: Sequence[dict[str, Any]]) -> str:
             f"{part['apart_s']:.2f} s, {part['shared_s']:.2f} s (**{part['ratio']:.2f}**)"
             for part in (one["rollout"]["denoising"], one["rollout"]["whole"])
         ]
-        peaks = [_size(one["rollout"]["whole"][f"{name}_peak_bytes"]) for name in ("apart", "shared")]
+        peaks = [size(one["rollout"]["whole"][f"{name}_peak_bytes"]) for name in ("apart", "shared")]
         lines.append(
             f"| {one['policy']}, {one['shape']} | {apart}, {shared} (**{shared / apart:.2f}**) | "
             f"{seconds[0]} | {seconds[1]} | {', '.join(peaks)} |"
@@ -187,7 +187,8 @@ def machine(found: dict[str, Any]) -> str:
     return ", ".join(found["devices"]) or f"{found['platform'].split('-with')[0]}, {threads} of a CPU"
 
 
-def _size(count: int) -> str:
+def size(count: float) -> str:
+    """Bytes, for people."""
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
