@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.markdown import Markdown
 
 from benchmarks.ablation_table import fill
 from benchmarks.calls import Bare, Iteration, Recorder, Rollout
@@ -48,10 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     output = args.output or ROOT / FOLDER / f"speed-{args.policy}-{args.shape}.json"
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(found, indent=2) + "\n")
-    console = Console()
-    console.print(Markdown(iterations([found])))
+    Console().print(iterations([found]), markup=False, soft_wrap=True)
     if found["rollout"]:
-        console.print(Markdown(sharing([found])))
+        Console().print(sharing([found]), markup=False, soft_wrap=True)
     if not args.output:
         fill_page(ROOT)
     return 0

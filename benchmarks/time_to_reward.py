@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from rich.markdown import Markdown
 
 from benchmarks.ablation_table import fill
 from benchmarks.calls import Iteration, Recorder
@@ -73,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = compare(curves)
     here = {name: value for name, value in environment().items() if name != "command"}
     text = markdown(rows, curves, costs) + f"\n\nMachine: {machine(here)}."
-    Console().print(Markdown(text))
+    Console().print(text, markup=False, soft_wrap=True)
     fill(ROOT / PAGE, text, MARKS)
     content = {
         "reward": REWARD,
