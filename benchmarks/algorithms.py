@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from benchmarks.ablation_table import REWARD, fill
-from benchmarks.shapes import of_run
-from benchmarks.speed import Iteration, Recorder
+from benchmarks.ablation_table import fill
+from benchmarks.calls import Iteration, Recorder
+from benchmarks.shapes import DRAWN, of_run
 from benchmarks.stages import key, reinforced
 from policies.unified import files
 from rlnsp import config
@@ -98,7 +98,6 @@ def result(arm: Arm, folder: Path) -> dict[str, Any]:
     runs = [reinforced(folder / arm.name / f"seed{seed}", f"--seed={seed}", *arm.overrides) for seed in SEEDS]
     heldout = [json.loads((run / "summary.json").read_text()) for run in runs]
     measures = [one["heldout"] for one in heldout]
-    run: RunConfig = config.load("world", arm.overrides, [REWARD])
     return {
         "name": arm.name,
         "algorithm": arm.algorithm,
@@ -109,21 +108,20 @@ def result(arm: Arm, folder: Path) -> dict[str, Any]:
         "ends": [one["after"] for one in measures],
         "differences_ci95": [one["difference_ci95"] for one in measures],
         "minutes": float(np.mean([one["wall_s"] for one in heldout])) / 60,
-        **work(run),
+        **work(config.load("world", arm.overrides, [DRAWN])),
     }
 
 
 def work(run: RunConfig) -> dict[str, float]:
-    """What an iteration does: the share of steps that is trained, and forwards of one sample."""
+    """What an iteration does, with all its samples: the share of trained steps, and a sample's forwards."""
     case = of_run(run)
     recorder = Recorder(case.policy)
     Iteration(case, recorder)()
-    calls = [call for call in recorder.calls if call.kind == "velocity"]
-    trained = sum(call.size for call in calls if call.backward)
-    samples = len(case.scenes) * case.group_size
+    trained = sum(call.size for call in recorder.calls if call.backward)
+    samples = run.trainer.scenes_per_iteration * run.trainer.group_size
     return {
         "trained_fraction": trained / (samples * run.sampler.num_steps),
-        "forwards": sum(call.size for call in calls),
+        "forwards": recorder.forwards(),
     }
 
 

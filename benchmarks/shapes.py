@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from policies.settings import Lora
-from policies.wan import Wan
+import numpy as np
+
 from rlnsp import config
 from rlnsp.opening import open_policy
-from rlnsp.settings import RunConfig, SamplerConfig, Slot, TrainerConfig, WindowConfig
+from rlnsp.settings import RewardSlot, RunConfig, SamplerConfig, Slot, TrainerConfig, WindowConfig
 from rlnsp.types import Scene
 from rlnsp.world import scenes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """One iteration's worth of work."""
+    """A run, and its policy ready."""
 
     policy: Any
-    scenes: list[Scene]
-    algorithm: Slot
-    sampler: SamplerConfig
-    trainer: TrainerConfig
+    run: RunConfig
 
     @property
-    def group_size(self) -> int:
-        """Samples a scene."""
-        return self.trainer.group_size
+    def scenes(self) -> list[Scene]:
+        """As many as an iteration has."""
+        return scenes("train", self.run.trainer.scenes_per_iteration, 0)
 
 
 def setting(policy: str, shape: str) -> Setting:
@@ -44,20 +43,37 @@ def setting(policy: str, shape: str) -> Setting:
     return SHAPES[policy, shape]()
 
 
+def drawn(completions: Sequence[np.ndarray]) -> list[float]:
+    """A reward in [0, 1) that is as good as random, and the same for the same clip.
+
+    Where the judge would give clips of random weights one score, and so nothing to train on.
+    """
+    return [zlib.crc32(clip.tobytes()) / 2**32 for clip in completions]
+
+
+DRAWN = "benchmarks.shapes:drawn"
+
+
 def world() -> Setting:
-    """The config ``world``, as it is."""
-    return of_run(config.load("world"))
+    """The config ``world``, as it is, with its own judge."""
+    return of_run(config.load("world", rewards=["nsp_reward"]))
+
+
+def world_shared() -> Setting:
+    """The embedded world with a noise a group, and two stochastic steps from the fourth of eight."""
+    overrides = [
+        "algorithm.use=grpo",
+        "sampler.rule=cps",
+        "sampler.same_noise=true",
+        "sampler.window.start=3",
+        "sampler.window.size=2",
+    ]
+    return of_run(config.load("world", overrides, [DRAWN]))
 
 
 def of_run(run: RunConfig) -> Setting:
-    """An iteration of a run on the embedded world."""
-    return Setting(
-        policy=open_policy(run.policy),
-        scenes=scenes("train", run.trainer.scenes_per_iteration, 0),
-        algorithm=run.algorithm,
-        sampler=run.sampler,
-        trainer=run.trainer,
-    )
+    """A run whose policy can be opened as its config says."""
+    return Setting(policy=open_policy(run.policy), run=run)
 
 
 def tiny_wan() -> Setting:
@@ -69,22 +85,58 @@ def tiny_wan() -> Setting:
 
     with TemporaryDirectory() as folder:
         random_wan(TINY_TRANSFORMER, TINY_VAE).save_pretrained(folder)
-        config = Wan.Config(
-            folder=folder, num_frames=9, height=64, width=64, max_length=512, lora=Lora(rank=16)
+        clip = {"num_frames": 9, "height": 64, "width": 64}
+        own = {"folder": folder, **clip, "max_length": 512, "lora": {"rank": 16}}
+        return of_run(
+            RunConfig(
+                policy=Slot(use="wan", config=own),
+                rewards={"drawn": RewardSlot(use=DRAWN)},
+                algorithm=Slot(use="grpo"),
+                sampler=SamplerConfig(
+                    num_steps=8, rule="flow_sde", same_noise=False, window=WindowConfig(start=0, size=2)
+                ),
+                trainer=TrainerConfig(scenes_per_iteration=4, group_size=8, micro_batch_size=8),
+            )
         )
-        policy = Wan(config)
-    return Setting(
-        policy=policy,
-        scenes=scenes("train", 4, 0),
-        algorithm=Slot(use="grpo"),
-        sampler=SamplerConfig(
-            num_steps=8, rule="flow_sde", same_noise=False, window=WindowConfig(start=0, size=2)
-        ),
-        trainer=TrainerConfig(scenes_per_iteration=4, group_size=8, micro_batch_size=8),
+
+
+def ltx_2b() -> Setting:
+    """LTX-Video 2B's sizes, random weights in bf16: 65 frames of 480x832 are 3,510 tokens x 128 channels."""
+    from benchmarks.random_ltx import SIZE_2B, random_ltx
+
+    clip = {"num_frames": 65, "height": 480, "width": 832, "dtype": "bf16"}
+    with TemporaryDirectory() as folder:
+        random_ltx(Path(folder), SIZE_2B["transformer"], SIZE_2B["vae"])
+        return ltx(folder, {**clip, "gradient_checkpointing": True, "decode_batch_size": 1})
+
+
+def tiny_ltx() -> Setting:
+    """The path of ``2b`` at a size for any machine: 9 frames of 64x64, random weights in bf16."""
+    from benchmarks.random_ltx import SIZE_TINY, random_ltx
+
+    clip = {"num_frames": 9, "height": 64, "width": 64, "dtype": "bf16"}
+    with TemporaryDirectory() as folder:
+        random_ltx(Path(folder), SIZE_TINY["transformer"], SIZE_TINY["vae"])
+        return ltx(folder, {**clip, "gradient_checkpointing": True, "decode_batch_size": 1})
+
+
+def ltx(folder: str, settings: Mapping[str, object]) -> Setting:
+    """2 scenes x 4 samples from a noise a scene; 8 steps, 2 of them trained, from the fourth."""
+    return of_run(
+        RunConfig(
+            policy=Slot(use="ltx_video", config={"folder": folder, "max_length": 160, **settings}),
+            rewards={"drawn": RewardSlot(use=DRAWN)},
+            algorithm=Slot(use="grpo"),
+            sampler=SamplerConfig(num_steps=8, rule="cps", window=WindowConfig(start=3, size=2)),
+            trainer=TrainerConfig(scenes_per_iteration=2, group_size=4, micro_batch_size=4),
+        )
     )
 
 
 SHAPES: dict[tuple[str, str], Callable[[], Setting]] = {
+    ("ltx_video", "2b"): ltx_2b,
+    ("ltx_video", "tiny"): tiny_ltx,
     ("wan", "tiny"): tiny_wan,
+    ("world", "shared"): world_shared,
     ("world", "shipped"): world,
 }

@@ -2,7 +2,8 @@
 
 ``python -m benchmarks.speed --policy world --shape shipped``.
 
-All within one run on one machine, each figure a ratio of medians that were taken in turn.
+All within one run on one machine.  What is compared takes turns, and the ratio is the median of the rounds'.
+The table goes into docs/speed.md.
 """
 
 from __future__ import annotations
@@ -12,42 +13,45 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
+from benchmarks.ablation_table import fill
+from benchmarks.calls import Bare, Iteration, Recorder, Rollout
+from benchmarks.memory import peak_bytes
 from benchmarks.shapes import SHAPES, Setting, setting
-from rlnsp import plugins
-from rlnsp.config import plugin_settings
-from rlnsp.optimisation import Optimisation, make_optimizer
-from rlnsp.protocols import Policy
-from rlnsp.randomness import Randomness
-from rlnsp.rollout import rollout
 from rlnsp.rundir import environment
-from rlnsp.types import Condition, Scene, Scores, Trajectory, Video
 
 ROOT = Path(__file__).parents[1]
+PAGE = Path("docs") / "speed.md"
+FOLDER = Path("docs") / "benchmarks"
+ITERATIONS = "<!-- iterations -->", "<!-- /iterations -->"
+SHARING = "<!-- sharing -->", "<!-- /sharing -->"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print a table and write it as JSON."""
+    """Measure, write the figures as JSON, and show every setting's in the page's tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
     parser.add_argument("--policy", default="world", choices=sorted({policy for policy, _ in SHAPES}))
     parser.add_argument("--shape", default="shipped", choices=sorted({shape for _, shape in SHAPES}))
     parser.add_argument("--rounds", type=int, default=5, help="times that each is measured (5)")
-    parser.add_argument("--output", type=Path, help="docs/benchmarks/speed-POLICY-SHAPE.json")
+    parser.add_argument("--output", type=Path, help="a JSON, in place of docs/benchmarks and the page")
     args = parser.parse_args(argv)
     torch.set_flush_denormal(True)
     found = measure(setting(args.policy, args.shape), args.rounds)
-    Console().print(as_table(f"{args.policy}, {args.shape}", found))
-    output = args.output or ROOT / "docs" / "benchmarks" / f"speed-{args.policy}-{args.shape}.json"
-    output.parent.mkdir(parents=True, exist_ok=True)
     here = {key: value for key, value in environment().items() if key != "command"}
-    output.write_text(json.dumps({**found, "environment": here}, indent=2) + "\n")
+    found = {"policy": args.policy, "shape": args.shape, **found, "environment": here}
+    output = args.output or ROOT / FOLDER / f"speed-{args.policy}-{args.shape}.json"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(found, indent=2) + "\n")
+    Console().print(iterations([found]), markup=False, soft_wrap=True)
+    if found["rollout"]:
+        Console().print(sharing([found]), markup=False, soft_wrap=True)
+    if not args.output:
+        fill_page(ROOT)
     return 0
 
 
@@ -55,210 +59,135 @@ def measure(case: Setting, rounds: int) -> dict[str, Any]:
     """Every figure of one setting.
 
     Returns:
-        seconds of an iteration, of its bare model calls and their ratio; seconds and calls of a rollout with
-        and without prefix sharing, a call being one sample's forward; peak memory in bytes, on CUDA.
+        seconds of an iteration, of its bare model calls, and their ratio; where a group shares its noise, the
+        same of a rollout without and with prefix sharing; the peak memory of each beyond what is loaded, in
+        bytes.  A forward is one sample's.
     """
     recorder = Recorder(case.policy)
     iterate = Iteration(case, recorder)
     iterate()
-    calls = list(recorder.calls)
-    bare = Bare(case, calls)
+    bare = Bare(case, recorder)
     bare()
-    iteration, model = alternate([iterate, bare], rounds)
-    shared, apart = (Rollout(case, recorder, share) for share in (True, False))
-    counts = [one.count() for one in (shared, apart)]
-    seconds = alternate([shared, apart], rounds)
+    (ours, model), over_bare = alternate([iterate, bare], rounds)
+    phases = iterate.metrics["seconds"]
+    calls = [call for call in recorder.calls if call.kind == "velocity"]
     return {
-        "samples": len(case.scenes) * case.group_size,
-        "iteration_s": iteration,
+        "samples": len(case.scenes) * case.run.trainer.group_size,
+        "tokens": bare.x.shape[1],
+        "forwards": recorder.forwards(),
+        "backwards": sum(call.size for call in calls if call.backward),
+        "iteration_s": ours,
+        "phases_s": phases,
         "bare_s": model,
-        "over_bare": iteration / model,
-        "rollout_s": {"shared": seconds[0], "apart": seconds[1]},
-        "rollout_forwards": {"shared": counts[0], "apart": counts[1]},
-        "peak_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
+        "over_bare": over_bare,
+        "peak_bytes": {"iteration": peak_bytes(iterate), "bare": peak_bytes(bare)},
+        "rollout": measure_sharing(case, recorder, rounds) if case.run.sampler.same_noise else None,
     }
 
 
-def alternate(functions: Sequence[Callable[[], None]], rounds: int) -> list[float]:
-    """The median seconds of each; they take turns, so that a slow spell of the machine meets all."""
+def measure_sharing(case: Setting, recorder: Recorder, rounds: int) -> dict[str, Any]:
+    """A rollout with prefix sharing against one without: seconds, forwards, bytes; the ratio is to without.
+
+    Denoising alone is what forwards are in proportion to; whole, it decodes the clips, which is not shared.
+    """
+    found: dict[str, Any] = {}
+    for name, decode in (("denoising", False), ("whole", True)):
+        apart, shared = (
+            Rollout(case, recorder, share_prefix=share, decode=decode) for share in (False, True)
+        )
+        forwards = []
+        for one in (apart, shared):
+            one()
+            forwards.append(recorder.forwards())
+        seconds, ratio = alternate([shared, apart], rounds)
+        found[name] = {
+            "apart_s": seconds[1],
+            "shared_s": seconds[0],
+            "ratio": ratio,
+            "apart_peak_bytes": peak_bytes(apart),
+            "shared_peak_bytes": peak_bytes(shared),
+        }
+        found["forwards"] = {"apart": forwards[0], "shared": forwards[1]}
+    return found
+
+
+def alternate(functions: Sequence[Callable[[], None]], rounds: int) -> tuple[list[float], float]:
+    """The median seconds of each, and the median over rounds of the first's over the second's.
+
+    They take turns, so that a slow spell of the machine meets all.
+    """
     seconds: list[list[float]] = [[] for _ in functions]
     for _ in range(rounds):
         for function, own in zip(functions, seconds, strict=True):
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
+            _wait()
             start = time.perf_counter()
             function()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
+            _wait()
             own.append(time.perf_counter() - start)
-    return [statistics.median(own) for own in seconds]
+    ratios = [ours / theirs for ours, theirs in zip(seconds[0], seconds[1], strict=True)]
+    return [statistics.median(own) for own in seconds], statistics.median(ratios)
 
 
-@dataclass(frozen=True)
-class Call:
-    """One call of the model."""
-
-    kind: str
-    """velocity, encode or decode."""
-    size: int
-    """Samples, or scenes for encode."""
-    guidance: float = 1.0
-    backward: bool = False
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
-class Recorder:
-    """A policy that writes down how it is called."""
-
-    def __init__(self, policy: Policy) -> None:
-        self.policy = policy
-        self.calls: list[Call] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.policy, name)
-
-    def encode(self, scenes: Sequence[Scene]) -> Condition:
-        """The policy's."""
-        self.calls.append(Call("encode", len(scenes)))
-        return self.policy.encode(scenes)
-
-    def velocity(
-        self, x: torch.Tensor, sigma: torch.Tensor, condition: Condition, guidance_scale: float = 1.0
-    ):
-        """The policy's."""
-        self.calls.append(Call("velocity", len(x), guidance_scale, torch.is_grad_enabled()))
-        return self.policy.velocity(x, sigma, condition, guidance_scale)
-
-    def decode(self, x: torch.Tensor, generator: torch.Generator) -> Video:
-        """The policy's."""
-        self.calls.append(Call("decode", len(x)))
-        return self.policy.decode(x, generator)
+def fill_page(root: Path) -> None:
+    """Put every setting that was measured into the tables of docs/speed.md."""
+    found = [json.loads(path.read_text()) for path in sorted((root / FOLDER).glob("speed-*.json"))]
+    fill(root / PAGE, iterations(found), ITERATIONS)
+    fill(root / PAGE, sharing([one for one in found if one["rollout"]]), SHARING)
 
 
-class Iteration:
-    """All of an iteration but the reward, whose scores are drawn; every sample is trained on."""
-
-    def __init__(self, case: Setting, recorder: Recorder) -> None:
-        self.case, self.recorder = case, recorder
-        slot = case.algorithm
-        algorithm: Any = plugins.find("algorithms", slot.use)
-        self.algorithm = algorithm(plugin_settings("algorithms", slot, "algorithm"), case.sampler)
-        policy: Any = recorder
-        self.optimise = Optimisation(
-            policy=policy,
-            algorithm=self.algorithm,
-            optimizer=make_optimizer(policy, case.trainer),
-            config=case.trainer,
+def iterations(found: Sequence[dict[str, Any]]) -> str:
+    """The table of iterations over their bare calls."""
+    lines = [
+        "| setting | samples x tokens | forwards, backwards | iteration | bare calls | ratio | peak memory: "
+        "iteration, bare | machine |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for one in found:
+        peak = one["peak_bytes"]
+        lines.append(
+            f"| {one['policy']}, {one['shape']} | {one['samples']} x {one['tokens']} | {one['forwards']}, "
+            f"{one['backwards']} | {one['iteration_s']:.2f} s | {one['bare_s']:.2f} s | "
+            f"**{one['over_bare']:.3f}** | {size(peak['iteration'])}, {size(peak['bare'])} | "
+            f"{machine(one['environment'])} |"
         )
-        self.iteration = 0
-
-    def __call__(self) -> None:
-        """One iteration."""
-        self.recorder.calls.clear()
-        trajectory = made(self.case, self.recorder, self.iteration)
-        self.iteration += 1
-        raw = torch.rand(len(trajectory.samples), generator=torch.Generator().manual_seed(self.iteration))
-        batch, _ = self.algorithm.credit(trajectory, Scores(raw={"drawn": raw}, weights={"drawn": 1.0}))
-        self.optimise(batch, self.case.scenes)
+    return "\n".join(lines)
 
 
-def made(case: Setting, recorder: Recorder, iteration: int, share_prefix: bool = True) -> Trajectory:
-    """A rollout of the setting."""
-    policy: Any = recorder
-    return rollout(
-        policy,
-        case.scenes,
-        case.sampler,
-        case.group_size,
-        Randomness(seed=0, iteration=iteration),
-        chunk_size=case.trainer.micro_batch_size,
-        share_prefix=share_prefix,
-    )
+def sharing(found: Sequence[dict[str, Any]]) -> str:
+    """The table of rollouts with and without prefix sharing."""
+    lines = [
+        "| setting | forwards: without, with | denoising: without, with | whole rollout: without, with | "
+        "peak memory: without, with |",
+        "|---|---|---|---|---|",
+    ]
+    for one in found:
+        apart, shared = (one["rollout"]["forwards"][name] for name in ("apart", "shared"))
+        seconds = [
+            f"{part['apart_s']:.2f} s, {part['shared_s']:.2f} s (**{part['ratio']:.2f}**)"
+            for part in (one["rollout"]["denoising"], one["rollout"]["whole"])
+        ]
+        peaks = [size(one["rollout"]["whole"][f"{name}_peak_bytes"]) for name in ("apart", "shared")]
+        lines.append(
+            f"| {one['policy']}, {one['shape']} | {apart}, {shared} (**{shared / apart:.2f}**) | "
+            f"{seconds[0]} | {seconds[1]} | {', '.join(peaks)} |"
+        )
+    return "\n".join(lines)
 
 
-class Rollout:
-    """A rollout alone."""
-
-    def __init__(self, case: Setting, recorder: Recorder, share_prefix: bool) -> None:
-        self.case, self.recorder, self.share_prefix = case, recorder, share_prefix
-
-    def __call__(self) -> None:
-        """One rollout."""
-        self.recorder.calls.clear()
-        made(self.case, self.recorder, 0, self.share_prefix)
-
-    def count(self) -> int:
-        """Samples' forwards of the DiT."""
-        self()
-        return sum(call.size for call in self.recorder.calls if call.kind == "velocity")
+def machine(found: dict[str, Any]) -> str:
+    """What an ``environment()`` says of where it was."""
+    threads = f"{found['torch_threads']} thread{'s' * (found['torch_threads'] > 1)}"
+    return ", ".join(found["devices"]) or f"{found['platform'].split('-with')[0]}, {threads} of a CPU"
 
 
-class Bare:
-    """The model calls of an iteration and nothing else, on inputs that are there already."""
-
-    def __init__(self, case: Setting, calls: Sequence[Call]) -> None:
-        self.policy, self.calls = case.policy, calls
-        generator = torch.Generator().manual_seed(0)
-        largest = max(call.size for call in calls)
-        with torch.no_grad():
-            condition = case.policy.encode(case.scenes)
-            self.x = case.policy.noise(largest, generator).to(condition.embeds.device)
-            self.sigma = torch.full((largest,), 0.5, device=self.x.device)
-            rows = torch.arange(largest) % len(case.scenes)
-            self.condition = condition.take(rows.to(self.x.device))
-        self.scenes = case.scenes
-        self.rows = {call.size: self._rows(call.size) for call in calls}
-        self.parameters = [value for _, value in case.policy.named_trainable()]
-
-    def _rows(self, size: int) -> Condition:
-        whole = self.condition
-        return replace(whole, embeds=whole.embeds[:size], mask=whole.mask[:size])
-
-    def __call__(self) -> None:
-        """All calls, in their order."""
-        for value in self.parameters:
-            value.grad = None
-        for call in self.calls:
-            x, sigma = self.x[: call.size], self.sigma[: call.size]
-            match call.kind:
-                case "encode":
-                    with torch.no_grad():
-                        self.policy.encode(self.scenes[: call.size])
-                case "decode":
-                    self.policy.decode(x, torch.Generator())
-                case _:
-                    with torch.set_grad_enabled(call.backward):
-                        v = self.policy.velocity(x, sigma, self.rows[call.size], call.guidance)
-                    if call.backward:
-                        v.square().mean().backward()
-
-
-def as_table(title: str, found: dict[str, Any]) -> Table:
-    """For people."""
-    table = Table(title=title, title_justify="left")
-    for column in ("what", "ours", "bare, or without", "ratio"):
-        table.add_column(column, justify="left" if column == "what" else "right")
-    table.add_row(
-        "an iteration over its model calls",
-        f"{found['iteration_s']:.3f} s",
-        f"{found['bare_s']:.3f} s",
-        f"{found['over_bare']:.3f}",
-    )
-    seconds, forwards = found["rollout_s"], found["rollout_forwards"]
-    table.add_row(
-        "a rollout with prefix sharing",
-        f"{seconds['shared']:.3f} s",
-        f"{seconds['apart']:.3f} s",
-        f"{seconds['shared'] / seconds['apart']:.3f}",
-    )
-    table.add_row(
-        "its forwards of a sample",
-        str(forwards["shared"]),
-        str(forwards["apart"]),
-        f"{forwards['shared'] / forwards['apart']:.3f}",
-    )
-    if found["peak_bytes"]:
-        table.add_row("peak memory", f"{found['peak_bytes'] / 1e9:.2f} GB", "", "")
-    return table
+def size(count: float) -> str:
+    """Bytes, for people."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
 if __name__ == "__main__":

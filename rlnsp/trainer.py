@@ -195,11 +195,19 @@ class Run:
         while self.finished < trainer.num_iterations:
             if every and self.finished and self.finished % every == 0:
                 self._evaluated(f"step-{self.finished}")
-            self._iterate()
+            self.iterate(self.finished, then=self._count)
         self._finish()
 
-    def _iterate(self) -> None:
-        trainer, iteration = self.config.trainer, self.finished
+    def iterate(self, iteration: int, then: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
+        """The four verbs, once; nothing is written.
+
+        Args:
+            iteration: decides on scenes and randomness.
+            then: gets the result too, before a signal may stop the run: what has changed is then counted.
+
+        Returns:
+            The line of ``metrics.jsonl``.
+        """
         clock = Clock()
         scenes = self.scenes(iteration)
         randomness = Randomness(
@@ -211,14 +219,21 @@ class Run:
             metrics = {**reward_metrics(scores, trajectory.group), **credit_stats}
             metrics |= self._learn(batch, scenes, randomness)
             clock.lap("optimise")
-            self.finished += 1
-            if isinstance(self.algorithm, Stateful):
-                # As of here: an iteration that is cut short will be done again.
-                self.record["algorithm"] = self.algorithm.state()
             counts = {"samples": len(trajectory.samples), "transitions": len(batch)}
-            self._log({**metrics, **counts, "seconds": clock.seconds})
-            if trainer.save_every and self.finished % trainer.save_every == 0:
-                self._save()
+            metrics |= {**counts, "seconds": clock.seconds}
+            if then:
+                then(metrics)
+        return metrics
+
+    def _count(self, metrics: dict[str, Any]) -> None:
+        self.finished += 1
+        if isinstance(self.algorithm, Stateful):
+            # As of here: an iteration that is cut short will be done again.
+            self.record["algorithm"] = self.algorithm.state()
+        self._log(metrics)
+        every = self.config.trainer.save_every
+        if every and self.finished % every == 0:
+            self._save()
 
     def _sample(self, scenes: list[Scene], randomness: Randomness, clock: Clock) -> tuple[Trajectory, Scores]:
         trainer = self.config.trainer
