@@ -55,17 +55,28 @@ class Judge:
             scores[0] = float("nan")
         return 200, json.dumps({"scores": scores}).encode()
 
+    def listed(self) -> tuple[int, bytes]:
+        """What it says of itself."""
+        return 404, b"{}"
+
 
 @contextmanager
 def serving(judge: Judge, port: int = 0) -> Iterator[int]:
     """The judge at a port of the loopback, while the block is open; all connections are cut at its end."""
 
     class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            judge.keys.add(self.headers["Authorization"])
+            self.reply(*judge.listed())
+
         def do_POST(self) -> None:
             judge.keys.add(self.headers["Authorization"])
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            status, answer = judge.answer(json.loads(body))
+            self.reply(*judge.answer(json.loads(body)))
+
+        def reply(self, status: int, answer: bytes) -> None:
             self.send_response(status)
+            self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(answer)))
             self.end_headers()
             self.wfile.write(answer)
