@@ -22,8 +22,8 @@ class LengthOfEvent:
     """1 where the event takes the wished time, falling to 0 where it is out by as much or more.  In [0, 1].
 
     An event begins before the first step from frame to frame in which the world's tracker sees a thing move,
-    grow, come or go, or the light change, and ends after the last; a still clip has length 0.  Nothing is said
-    of what happens: beside ``nsp_reward`` it sets the pace, alone it is hacked (docs/reward-hacking.md).
+    grow, come or go, or the light change, and ends after the last; a still clip has length 0.  Nothing is
+    said of what happens: beside ``nsp_reward`` it sets the pace, alone it is hacked.
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class LengthOfEvent:
         """What is wished."""
 
         seconds: float
-        """From the event's beginning to its end.  Of true clips 0.25 (a lamp goes on) to 1 (a slow melting)."""
+        """From the event's beginning to its end.  Of true clips 0.25 (a lamp) to 1 (a slow melting)."""
 
         def __post_init__(self) -> None:
             if self.seconds <= 0:
@@ -50,21 +50,22 @@ class LengthOfEvent:
 
     def __call__(self, samples: Sequence[Sample]) -> list[float]:
         """One score a sample."""
+        steps = num_steps(np.stack([sample.frames for sample in samples]))
         return [
-            max(0.0, 1 - abs(num_steps(sample.frames) / sample.fps - self.seconds) / self.seconds)
-            for sample in samples
+            max(0.0, 1 - abs(number / sample.fps - self.seconds) / self.seconds)
+            for number, sample in zip(steps, samples, strict=True)
         ]
 
 
-def num_steps(frames: NDArray[np.uint8]) -> int:
-    """How many steps from frame to frame the event in a clip (F, H, W, 3) takes, pauses included."""
-    seen = track(frames[None])
+def num_steps(frames: NDArray[np.uint8]) -> list[int]:
+    """How many steps from frame to frame the event in each clip of (B, F, H, W, 3) takes, pauses included."""
+    seen = track(frames)
     # A thing that is not there has no place: its coming and going is a change too.
-    there = ~np.isnan(seen.x[0])
-    changed = (there[1:] != there[:-1]).any(-1)
+    there = ~np.isnan(seen.x)
+    changed = (there[:, 1:] != there[:, :-1]).any(-1)
     for values in (seen.x, seen.y, seen.width, seen.height):
         with np.errstate(invalid="ignore"):
-            changed |= (np.abs(np.diff(values[0], axis=0)) > MOVED_PX).any(-1)
-    changed |= np.abs(np.diff(seen.light[0])) > DIMMED
-    steps = np.flatnonzero(changed)
-    return int(steps[-1] - steps[0] + 1) if len(steps) else 0
+            changed |= (np.abs(np.diff(values, axis=1)) > MOVED_PX).any(-1)
+    changed |= np.abs(np.diff(seen.light, axis=1)) > DIMMED
+    found = [np.flatnonzero(one) for one in changed]
+    return [int(steps[-1] - steps[0] + 1) if len(steps) else 0 for steps in found]
