@@ -81,7 +81,7 @@ class UnifiedReward:
     """Ratings of 1 to 5 in three respects, or the share of comparisons won in the group.  In [0, 1].
 
     UnifiedReward 2.0 (arXiv:2503.05236, github.com/CodeGoat24/UnifiedReward).  ``point``: the weighted mean
-    of alignment, physics and style, less 1, over 4.  ``pair``: each clip of a group against each other one, the
+    of alignment, physics and style, less 1, over 4.  ``pair``: each clip of a group against each other, the
     shares of alignment, coherence and style weighed together; a win is 1 and a tie 1/2 (Pref-GRPO,
     arXiv:2508.20751).  A scene's only sample, as in evaluation, is rated as in ``point``.
     """

@@ -10,8 +10,6 @@ from tests.chat_server import speaking
 
 POINT = "Alignment Score (1-5): {}\nPhysics Score (1-5): {}\nStyle Score (1-5): {}"
 PAIR = "\n".join(f"{axis} Score:\n Video 1: {{}}\n Video 2: {{}}\n" for axis in AXES["pair"])
-    f"{axis} Score:\n Video 1: {{}}\n Video 2: {{}}\n\n" for axis in ("Alignment", "Coherence", "Style")
-)
 
 
 def config(server, **settings):
