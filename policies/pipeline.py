@@ -20,8 +20,9 @@ from transformers import T5Tokenizer
 
 from policies.files import read_json
 from policies.latents import Geometry, Grid, pack, standard_normal
-from policies.loading import DTYPES, is_hub_id, load, where
+from policies.loading import where
 from policies.settings import PipelineSettings, Source
+from rlnsp.pretrained import DTYPES, is_hub_id, load
 from rlnsp.settings import require
 from rlnsp.types import Condition
 

@@ -31,8 +31,8 @@ class TextToVideo(ABC, Generic[Settings]):
         Raises:
             ConfigError: settings that the weights cannot meet; a missing or damaged file.
         """
-        from policies.loading import device_of
         from policies.lora import add_lora
+        from rlnsp.pretrained import device_of
 
         self.config = config
         self.model = self.load(config)

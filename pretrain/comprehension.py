@@ -20,12 +20,12 @@ from transformers.training_args import TrainingArguments
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-from policies.loading import without_bars
 from policies.unified.comprehension import CAPTION, NEXT_SCENE, Comprehension
 from pretrain.clips import Clips
 from pretrain.tokenizer import build_tokenizer
 from pretrain.turns import DESCRIBE, JUDGE, Turns, turns, words_of
 from rlnsp.interruption import Interrupted, Interruption
+from rlnsp.pretrained import without_bars
 from rlnsp.settings import ConfigError
 
 

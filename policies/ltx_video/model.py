@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from transformers import T5EncoderModel
 
 from policies import ltx
-from policies.loading import DTYPES, load_diffusers, load_scheduler, require_fit
+from policies.loading import load_diffusers, load_scheduler, require_fit
 from policies.ltx_video.policy import LTXVideoSettings
 from policies.pipeline import (
     PipelineModel,
@@ -23,6 +23,7 @@ from policies.pipeline import (
     read_index,
     source_of,
 )
+from rlnsp.pretrained import DTYPES
 from rlnsp.types import Condition
 
 PIPELINES = ("LTXPipeline", "LTXImageToVideoPipeline", "LTXConditionPipeline")

@@ -74,9 +74,9 @@ class Unified:
         Raises:
             ConfigError: settings that the weights cannot meet; a missing or damaged file.
         """
-        from policies.loading import device_of
         from policies.lora import add_lora
         from policies.unified.weights import load_model
+        from rlnsp.pretrained import device_of
 
         self.config = config
         self.model = model if model is not None else load_model(config)

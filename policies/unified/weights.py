@@ -18,13 +18,14 @@ from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from policies.latents import Geometry
-from policies.loading import DTYPES, load, load_diffusers, load_scheduler, where, without_bars
+from policies.loading import load_diffusers, load_scheduler, where
 from policies.settings import Source
 from policies.unified import files
 from policies.unified.comprehension import Comprehension
 from policies.unified.connector import Connector, new_connector
 from policies.unified.model import UnifiedModel
 from policies.unified.settings import Limits
+from rlnsp.pretrained import DTYPES, load, without_bars
 from rlnsp.settings import ConfigError
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from transformers import UMT5EncoderModel
 
 from policies.autocast import autocast
 from policies.latents import Grid, draw, from_pixels, latent_grid, pack, to_pixels, unpack
-from policies.loading import DTYPES, load, load_diffusers, require_fit, where
+from policies.loading import load_diffusers, require_fit, where
 from policies.pipeline import (
     PipelineModel,
     geometry_of,
@@ -27,6 +27,7 @@ from policies.pipeline import (
     source_of,
 )
 from policies.wan.policy import WanSettings
+from rlnsp.pretrained import DTYPES, load
 from rlnsp.settings import ConfigError, require
 from rlnsp.types import Condition
 
