@@ -53,7 +53,6 @@ def run(args: argparse.Namespace) -> int:
     folder = args.output or Path("runs") / f"sweep-{Path(args.config or 'words').stem}"
     sweep = Sweep(plan, folder, say=lambda line: print(line, flush=True))
     if args.dry_run:
-        for cell in plan.cells:
-            print(cell.name)
+        print("\n".join(sweep.estimate(args.jobs)))
         return 0
     return sweep.work(args.jobs) if args.worker else sweep.run(args.jobs)

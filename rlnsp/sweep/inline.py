@@ -67,6 +67,8 @@ def _own(key: str, text: str) -> str:
     seeds = config.parse_values(text)
     if len(seeds) == 1 and isinstance(seeds[0], int) and "," not in text:
         seeds = list(range(seeds[0]))
+    elif len(seeds) == 1 and isinstance(seeds[0], list):
+        (seeds,) = seeds
     return config.override(key, seeds)
 
 

@@ -30,6 +30,8 @@ class CellOutcome:
     """One cell's figures."""
 
     name: str
+    folder: str
+    """What the names of its runs' folders begin with."""
     factors: Mapping[str, Any]
     results: Mapping[int, Result]
     """By seed, of the runs that are done."""
@@ -107,6 +109,7 @@ def outcome(plan: Plan, study: Study) -> Outcome:
         made.append(
             CellOutcome(
                 name=cell.name,
+                folder=cell.folder,
                 factors=cell.factors,
                 results=results,
                 states={seed: _state(found.get(seed)) for seed in sweep.seeds},

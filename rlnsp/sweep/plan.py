@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ class Plan:
     """What a sweep is to do."""
 
     sweep: SweepConfig
+    _read: dict[tuple[str, int], RunConfig] = field(default_factory=dict, compare=False, repr=False)
+    """Configs by cell and seed, each read once: a base config that changes meanwhile changes nothing."""
 
     @cached_property
     def cells(self) -> list[Cell]:
@@ -46,6 +48,8 @@ class Plan:
         Raises:
             ConfigError: it is none; the message names the cell.
         """
+        if (cell.name, seed) in self._read:
+            return self._read[cell.name, seed]
         try:
             overrides = [*cell.overrides, config.override("seed", seed)]
             run = config.load(self.sweep.config, overrides)
@@ -53,6 +57,7 @@ class Plan:
             algorithm(config.plugin_settings("algorithms", run.algorithm, "algorithm"), run.sampler)
         except ConfigError as error:
             raise ConfigError(f"cell {cell.name!r}: {error}") from error
+        self._read[cell.name, seed] = run
         return run
 
     def check(self) -> None:
@@ -121,8 +126,10 @@ class Plan:
             corners += design.grid(whole)
         return list({cell.name: cell for cell in corners}.values())
 
-    def to_dict(self) -> dict[str, Any]:
+    @cached_property
+    def content(self) -> dict[str, Any]:
         """What makes two sweeps the same: their settings, and those of each cell, whatever its base says."""
         cells = self.cells or self.samples()
-        runs = {cell.name: yaml.safe_load(config.to_yaml(self.run(cell, 0))) for cell in cells}
+        seed = self.sweep.seeds[0]
+        runs = {cell.name: yaml.safe_load(config.to_yaml(self.run(cell, seed))) for cell in cells}
         return {"sweep": dataclasses.asdict(self.sweep), "cells": runs}

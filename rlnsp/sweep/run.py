@@ -13,9 +13,13 @@ import yaml
 from optuna.study import Study
 
 from rlnsp.atomic import written_whole
+from rlnsp.evaluate import DISTANCE
+from rlnsp.opening import is_run
+from rlnsp.report.sweeps import SweepPage, write_sweep_report
 from rlnsp.settings import ConfigError
-from rlnsp.sweep import slots, table
+from rlnsp.sweep import estimate, slots, table
 from rlnsp.sweep import study as queue
+from rlnsp.sweep.importance import Importance, importance
 from rlnsp.sweep.outcome import Outcome, outcome
 from rlnsp.sweep.plan import Plan
 from rlnsp.sweep.workers import Workers
@@ -45,7 +49,7 @@ class Sweep:
         with self._alone():
             storage = queue.open_storage(self.plan.sweep, self.folder)
             study = queue.begin(self.plan, storage, self.name)
-            self._write(RECORD, yaml.safe_dump(self.plan.to_dict()["sweep"], sort_keys=False))
+            self._write(RECORD, yaml.safe_dump(self.plan.content["sweep"], sort_keys=False))
             try:
                 self._work(environments)
             finally:
@@ -68,6 +72,17 @@ class Sweep:
         self._work(environments)
         return 0
 
+    def estimate(self, jobs: int) -> list[str]:
+        """The cells, and how long all will take; nothing is written.
+
+        Raises:
+            ConfigError: a short run, by which it is measured, failed.
+        """
+        cell = (self.plan.cells or self.plan.samples())[0]
+        run = self.plan.run(cell, self.plan.sweep.seeds[0])
+        measured = estimate.calibrate(run, slots.environments(jobs)[0])
+        return estimate.described(self.plan, jobs, measured)
+
     @property
     def name(self) -> str:
         """Of the study: the folder's, since of one database many sweeps may be."""
@@ -76,20 +91,45 @@ class Sweep:
     def write(self, study: Study) -> Outcome:
         """Write what is known by now."""
         found = outcome(self.plan, study)
-        self._write("sweep.md", f"# {self.name}\n\n{table.markdown(found)}")
+        matters = importance(self.plan.sweep, found, study)
+        self._write("sweep.md", f"# {self.name}\n\n{table.markdown(found, matters)}")
         self._write("sweep.csv", table.csv_of(found))
-        self._write("summary.json", json.dumps(table.to_json(found), indent=2) + "\n")
+        self._write("summary.json", json.dumps(table.to_json(found, matters), indent=2) + "\n")
+        write_sweep_report(self._page(found, matters), self.folder / "report.html")
         return found
+
+    def _page(self, found: Outcome, matters: Importance) -> SweepPage:
+        return SweepPage(
+            title=self.name,
+            head=table.HEAD,
+            rows=table.rows(found),
+            reads=[cell.reads() for cell in found.cells],
+            how_to_read=table.plain(table.how_to_read(found)),
+            conclusions=[table.plain(line) for line in table.conclusions(found)],
+            importance=matters.shares,
+            about_importance=matters.said,
+            runs={
+                cell.name: [
+                    path for seed in cell.results if is_run(path := self.run_folder(cell.folder, seed))
+                ]
+                for cell in found.cells
+            },
+            measures=[found.metric, *([DISTANCE] if found.metric != DISTANCE else [])],
+        )
+
+    def run_folder(self, cell: str, seed: int) -> Path:
+        """Of a cell's folder name and a seed."""
+        return self.folder / "runs" / f"{cell}-seed{seed}"
 
     def _work(self, environments: list[dict[str, str]]) -> None:
         def open_study() -> Study:
             return queue.join(self.plan, queue.open_storage(self.plan.sweep, self.folder), self.name)
 
-        Workers(self.plan, self.folder, environments, open_study).work(self.say)
+        Workers(self.plan, self.run_folder, environments, open_study).work(self.say)
 
     def _end(self, found: Outcome) -> int:
-        self.say(table.markdown(found))
-        self.say(f"sweep folder: {self.folder}")
+        self.say((self.folder / "sweep.md").read_text(encoding="utf-8"))
+        self.say(f"report: {self.folder / 'report.html'}")
         for name, error in found.errors.items():
             self.say(f"failed: {name}: {error}")
         return 1 if found.errors else 0

@@ -62,9 +62,15 @@ def paired_difference(
 ) -> Difference:
     """The mean difference and its bootstrap over seeds and scenes, each resampled on its own.
 
-    Resampling rows and columns at once is Owen's pigeonhole bootstrap (Annals of Applied Statistics 2007,
-    doi:10.1214/07-AOAS122); it errs to the wide side.  S resampled seeds have a variance too small by
-    (S - 1) / S, much where S is 3, so seeds' deviations are first stretched by sqrt(S / (S - 1)).
+    Rows and columns are resampled at once, which is Owen's pigeonhole bootstrap (Annals of Applied Statistics
+    2007, doi:10.1214/07-AOAS122); it errs to the wide side.  S resampled seeds have a variance too small by
+    (S - 1) / S, so seeds' deviations are stretched by sqrt(S / (S - 1)) first.  The standard deviation of the
+    resampled means is the standard error.  Few seeds know it badly, so that interval and p are Student's t,
+    with Satterthwaite's degrees of freedom (Biometrics Bulletin 1946)
+
+        (V_s + V_n)^2 / (V_s^2 / (S - 1) + V_n^2 / (N - 1)),      V_s = var(seeds' means) / S, V_n likewise
+
+    which are near S - 1 where seeds differ much and near N - 1 where they do not.
 
     Args:
         baseline: (S, N); NaN where a scene could not be measured.
@@ -73,8 +79,7 @@ def paired_difference(
         seed: of the bootstrap; the interval of given scores is always the same.
 
     Returns:
-        Over the scenes that were measured in every run.  p is twice the smaller share of resamples on one
-        side of 0, counting 0 itself and one resample more: at least 2 / (resamples + 1).
+        Over the scenes that were measured in every run.
 
     Raises:
         ValueError: the shapes differ, or no scene was measured in every run.
@@ -86,19 +91,32 @@ def paired_difference(
     if not whole.size:
         raise ValueError("no scene was measured in every run")
     num_seeds, num_scenes = whole.shape
-    middle = whole.mean()
+    middle = float(whole.mean())
     stretch = np.sqrt(num_seeds / (num_seeds - 1)) if num_seeds > 1 else 1.0
     stretched = whole + (stretch - 1) * (whole.mean(1, keepdims=True) - middle)
     rng = np.random.default_rng(seed)
     drawn = np.concatenate(
         [_resampled(stretched, min(_CHUNK, resamples - done), rng) for done in range(0, resamples, _CHUNK)]
     )
-    low, high = np.percentile(drawn, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
-    below, above = (drawn <= 0).sum(), (drawn >= 0).sum()
-    p = min(1.0, 2 * (min(below, above) + 1) / (resamples + 1))
+    error, df = float(drawn.std()), _degrees_of_freedom(whole)
+    half = float(stats.t.ppf((1 + LEVEL) / 2, df)) * error
+    certain = float(middle == 0)  # where the difference is the same everywhere
+    p = 2 * float(stats.t.sf(abs(middle) / error, df)) if error > 0 else certain
     return Difference(
-        mean=float(middle), low=float(low), high=float(high), p=float(p), seeds=num_seeds, scenes=num_scenes
+        mean=middle, low=middle - half, high=middle + half, p=p, seeds=num_seeds, scenes=num_scenes
     )
+
+
+def _degrees_of_freedom(differences: Scores) -> float:
+    """Satterthwaite's, of the mean of (S, N) with an effect a row and an effect a column; at least 1."""
+    spreads, freedoms = [], []
+    for axis in (1, 0):
+        means = differences.mean(axis)
+        if len(means) > 1:
+            spreads.append(means.var(ddof=1) / len(means))
+            freedoms.append(len(means) - 1)
+    weights = sum(spread**2 / freedom for spread, freedom in zip(spreads, freedoms, strict=True))
+    return float(sum(spreads) ** 2 / weights) if weights else 1.0
 
 
 def _resampled(scores: Scores, count: int, rng: np.random.Generator) -> NDArray[np.float64]:

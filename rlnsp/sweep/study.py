@@ -86,7 +86,7 @@ def begin(plan: Plan, storage: BaseStorage, name: str) -> Study:
         direction=direction,
         load_if_exists=True,
     )
-    asked = plan.to_dict()
+    asked = plan.content
     known = study.user_attrs.get(PLAN)
     if known is not None:
         _refuse_others(json.loads(known), asked, name)
@@ -110,7 +110,7 @@ def join(plan: Plan, storage: BaseStorage, name: str) -> Study:
             f"--worker: the storage has no sweep {name!r} yet; start it first, by the same command without "
             "--worker"
         ) from error
-    _refuse_others(json.loads(study.user_attrs.get(PLAN, "{}")), plan.to_dict(), name)
+    _refuse_others(json.loads(study.user_attrs.get(PLAN, "{}")), plan.content, name)
     return study
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlnsp.evaluate import DISTANCE, LOWER_IS_BETTER
+from rlnsp.sweep.importance import Importance
 from rlnsp.sweep.outcome import CHANCE, CellOutcome, Outcome
 from rlnsp.sweep.statistics import RESAMPLES, Difference, SeedMean
 
@@ -27,12 +28,25 @@ HEAD = (
 )
 
 
-def markdown(outcome: Outcome) -> str:
-    """The page: the table, how to read it, and what can be concluded."""
-    rows = [HEAD, ("---",) * len(HEAD), *(_cells(cell, outcome) for cell in outcome.cells)]
-    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+def markdown(outcome: Outcome, matters: Importance) -> str:
+    """The page: the table, what can be concluded, what each key matters, and how to read it."""
+    cells = [[text.replace("|", "\\|") for text in row] for row in rows(outcome)]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in [HEAD, ["---"] * len(HEAD), *cells])
     said = "\n".join(f"- {line}" for line in conclusions(outcome))
-    return f"{table}\n\n{how_to_read(outcome)}\n\n{said}\n"
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in matters.shares.items())
+    return (
+        "\n\n".join([table, said, *([shares] if shares else []), matters.said, how_to_read(outcome)]) + "\n"
+    )
+
+
+def rows(outcome: Outcome) -> list[tuple[str, ...]]:
+    """A row a cell, by ``HEAD``."""
+    return [_cells(cell, outcome) for cell in outcome.cells]
+
+
+def plain(text: str) -> str:
+    """Without Markdown's marks."""
+    return text.replace("*", "")
 
 
 def how_to_read(outcome: Outcome) -> str:
@@ -40,10 +54,11 @@ def how_to_read(outcome: Outcome) -> str:
     better = "lower" if outcome.metric in LOWER_IS_BETTER else "higher"
     return (
         f"Held-out {outcome.metric}, {better} is better. The 95% interval of a mean is Student's t over "
-        f"seeds. Differences are to *{outcome.baseline}* on the same seeds and scenes; their interval is a "
-        f"bootstrap over seeds and scenes at once ({RESAMPLES:,} resamples), each at 95% by itself; p is "
-        f"adjusted by Holm for all comparisons of the table, and *better* or *worse* is said where it is "
-        f"below {CHANCE:g}. *distance* is to the nearest true future, lower is better. Minutes are the mean "
+        f"seeds. Differences are to *{outcome.baseline}*, paired by seed and scene; their standard error is "
+        f"a bootstrap over seeds and scenes at once ({RESAMPLES:,} resamples), the interval Student's t with "
+        "Satterthwaite's degrees of freedom, each at 95% by itself; p is adjusted by Holm for all "
+        f"comparisons of the table, and *better* or *worse* is said where it is below {CHANCE:g}. "
+        "*distance* is to the nearest true future, lower is better. Minutes are the mean "
         "of a run, held-out evaluations included; model calls are forwards of one sample in an iteration, "
         "trained steps the share of its steps that have a gradient."
     )
@@ -101,14 +116,17 @@ def csv_of(outcome: Outcome) -> str:
     return written.getvalue()
 
 
-def to_json(outcome: Outcome) -> dict[str, Any]:
+def to_json(outcome: Outcome, matters: Importance) -> dict[str, Any]:
     """``summary.json``."""
     return {
         "status": "done" if outcome.complete else "unfinished",
         "metric": outcome.metric,
         "baseline": outcome.baseline,
         "seeds": outcome.seeds,
-        "cells": [_record(cell) | {"factors": dict(cell.factors)} for cell in outcome.cells],
+        "cells": [
+            _record(cell) | {"factors": dict(cell.factors), "folder": cell.folder} for cell in outcome.cells
+        ],
+        "importance": {"shares": dict(matters.shares), "said": matters.said},
         "conclusions": conclusions(outcome),
         "errors": dict(outcome.errors),
     }
@@ -147,7 +165,7 @@ def _number(value: float) -> float | None:
 def _cells(cell: CellOutcome, outcome: Outcome) -> tuple[str, ...]:
     is_baseline = cell.name == outcome.baseline
     return (
-        cell.name.replace("|", "\\|") + (" (baseline)" if is_baseline else ""),
+        cell.name + (" (baseline)" if is_baseline else ""),
         _figure(cell.start),
         _interval(cell.end),
         ", ".join(f"{end:.2f}" for end in cell.ends) or "–",

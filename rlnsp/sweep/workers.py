@@ -30,9 +30,13 @@ class Workers:
     """A thread a job; each has its own handle of the study, since Optuna's are not to be shared."""
 
     def __init__(
-        self, plan: Plan, folder: Path, environments: list[dict[str, str]], open_study: Callable[[], Study]
+        self,
+        plan: Plan,
+        run_folder: Callable[[str, int], Path],
+        environments: list[dict[str, str]],
+        open_study: Callable[[], Study],
     ) -> None:
-        self.plan, self.folder = plan, folder
+        self.plan, self.run_folder = plan, run_folder
         self.environments, self.open_study = environments, open_study
         self.problem: BaseException | None = None
         self._stopping = threading.Event()
@@ -105,7 +109,7 @@ class Workers:
             pruned = trial.should_prune()
             return pruned
 
-        folder = self.folder / "runs" / f"{cell.folder}-seed{seed}"
+        folder = self.run_folder(cell.folder, seed)
         try:
             result = trials.train(
                 self.plan.run(cell, seed),
