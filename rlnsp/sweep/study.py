@@ -26,6 +26,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
+from rlnsp.report.runs import flat
 from rlnsp.settings import ConfigError
 from rlnsp.sweep import design
 from rlnsp.sweep.design import Cell, Range, SweepConfig
@@ -289,8 +290,8 @@ def _pruner(plan: Plan) -> BasePruner:
 
 def _refuse_others(known: Mapping[str, Any], asked: Mapping[str, Any], name: str) -> None:
     """What was begun with other settings is another sweep."""
-    before, now = (_flat({k: v for k, v in one["sweep"].items() if k not in GROWS}) for one in (known, asked))
-    cells = (_flat(one["cells"]) for one in (known, asked))
+    before, now = (flat({k: v for k, v in one["sweep"].items() if k not in GROWS}) for one in (known, asked))
+    cells = (flat(one["cells"]) for one in (known, asked))
     for old, new in ((before, now), cells):
         different = [place for place in {**old, **new} if old.get(place) != new.get(place)]
         if different:
@@ -300,13 +301,6 @@ def _refuse_others(known: Mapping[str, Any], asked: Mapping[str, Any], name: str
                 f"{new.get(place)!r} ({len(different)} in all differ); give the sweep a folder of its own by "
                 "--output, or go on with its own settings"
             )
-
-
-def _flat(node: Any, place: str = "") -> dict[str, Any]:
-    if not isinstance(node, Mapping) or not node:
-        return {place: node}
-    parts = (_flat(child, f"{place}.{name}" if place else str(name)) for name, child in node.items())
-    return {name: value for part in parts for name, value in part.items()}
 
 
 @contextmanager

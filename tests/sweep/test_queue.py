@@ -57,6 +57,8 @@ def begin(tmp_path):
     return begun
 
 
+ASKED_BY_HAND = pytest.mark.filterwarnings("ignore:Heartbeat of storage is supposed:UserWarning")
+"""Of trials that a test takes as a worker would that then dies; others are Optuna's to begin."""
 GRID = ("trainer.group_size=2,4", "seeds=2")
 
 
@@ -160,6 +162,7 @@ def test_gpus_are_given_out_one_a_job(monkeypatch):
         slots.environments(3)
 
 
+@ASKED_BY_HAND
 @pytest.mark.parametrize("storage", ["null", "journal"])
 def test_a_dead_workers_trial_is_taken_up_again(training, begin, storage, monkeypatch):
     sweep, said = begin(f"storage={storage}", *GRID)
@@ -176,6 +179,7 @@ def test_a_dead_workers_trial_is_taken_up_again(training, begin, storage, monkey
     assert training.asked == {(size, seed): 1 for size in (2, 4) for seed in (0, 1)}
 
 
+@ASKED_BY_HAND
 def test_a_worker_of_another_machine_is_given_up_by_its_heartbeat(training, begin, monkeypatch):
     sweep, _ = begin("storage=null", *GRID)
     sweep.folder.mkdir()
@@ -227,17 +231,17 @@ def test_what_is_stopped_is_left_for_the_next_command(training, begin, monkeypat
 
 @pytest.mark.parametrize("sampler", ["random", "tpe"])
 def test_a_sampler_draws_as_many_cells_as_its_budget_each_at_every_seed(training, begin, sampler):
-    words = (f"sampler={sampler}", "trainer.group_size=2,4,6,8,10,12,14,16", "seeds=0,7")
-    sweep, _ = begin("budget=3", *words)
+    words = (f"sampler={sampler}", "trainer.group_size=2,4,6,8,10", "seeds=0,7")
+    sweep, _ = begin("budget=2", *words)
     assert sweep.run(1) == 0
     assert {count for count in training.asked.values()} == {1}
     sizes = {size for size, _ in training.asked}
-    assert 1 <= len(sizes) <= 3  # a cell that is drawn twice is trained once
+    assert 1 <= len(sizes) <= 2  # a cell that is drawn twice is trained once
     assert set(training.asked) == {(size, seed) for size in sizes for seed in (0, 7)}
-    more, _ = begin("budget=6", *words)
+    more, _ = begin("budget=4", *words)
     assert more.run(1) == 0
     drawn = [trial for trial in study_of(more).trials if queue.DRAWN in trial.user_attrs]
-    assert len(drawn) == 6
+    assert len(drawn) == 4
 
 
 def test_a_range_is_drawn_from(training, begin, tmp_path):

@@ -1,3 +1,4 @@
+import functools
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,12 @@ ROOT = Path(__file__).parents[2] / "configs" / "sweeps"
 SHIPPED = ["algorithms", "group_size", "noise", "rewards", "stages"]
 
 
+@functools.cache
+def shipped(name):
+    """Its configs are read once."""
+    return Plan(inline.load(name, []))
+
+
 def test_these_are_all():
     assert sorted(config.shipped("sweeps")) == SHIPPED
 
@@ -20,7 +27,7 @@ def test_these_are_all():
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_cell_of_a_shipped_sweep_is_a_run_that_can_be_configured(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    plan = Plan(inline.load(name, []))
+    plan = shipped(name)
     for path in plan.sweep.needs:
         Path(path).mkdir(parents=True)
     plan.check()
@@ -30,13 +37,13 @@ def test_every_cell_of_a_shipped_sweep_is_a_run_that_can_be_configured(name, tmp
 
 def test_stages_says_what_to_run_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    plan = Plan(inline.load("stages", []))
+    plan = shipped("stages")
     with pytest.raises(config.ConfigError, match=r"python -m benchmarks.stages --policies runs/stages"):
         plan.check()
 
 
 def test_the_algorithms_are_all_there():
-    plan = Plan(inline.load("algorithms", []))
+    plan = shipped("algorithms")
     runs: list[RunConfig] = [plan.run(cell, 0) for cell in plan.cells]
     assert {run.algorithm.use for run in runs} == {"ddpo", "grpo", "grpo_guard", "flow_dppo", "nft", "awm"}
     assert {run.sampler.rule for run in runs if run.algorithm.use == "grpo"} == {
@@ -47,7 +54,7 @@ def test_the_algorithms_are_all_there():
 
 
 def test_group_sizes_are_compared_at_the_same_number_of_samples():
-    plan = Plan(inline.load("group_size", []))
+    plan = shipped("group_size")
     trainers = [plan.run(cell, 0).trainer for cell in plan.cells]
     assert {one.scenes_per_iteration * one.group_size for one in trainers} == {96}
 
