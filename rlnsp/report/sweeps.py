@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from rlnsp.atomic import written_whole
 from rlnsp.report import runs
 from rlnsp.report.curves import SMOOTHED_OVER, Chart
 from rlnsp.report.figures import Curve, chart, moving_average
-from rlnsp.report.page import TEMPLATE
+from rlnsp.report.page import TEMPLATE, templates
 from rlnsp.report.runs import ReportedRun, known
 
 
@@ -48,18 +47,15 @@ def write_sweep_report(page: SweepPage, output: Path) -> Path:
         ConfigError: a file of a run cannot be read.
     """
     by_cell = [runs.load(folders) if folders else [] for folders in page.runs.values()]
-    templates = Environment(
-        loader=FileSystemLoader(TEMPLATE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    html = templates.get_template("sweep.html.j2").render(
-        page=page,
-        cells=list(page.runs),
-        charts=_charts(page, by_cell),
-        style=Markup((TEMPLATE / "report.css").read_text(encoding="utf-8")),
+    html = (
+        templates()
+        .get_template("sweep.html.j2")
+        .render(
+            page=page,
+            cells=list(page.runs),
+            charts=_charts(page, by_cell),
+            style=Markup((TEMPLATE / "report.css").read_text(encoding="utf-8")),
+        )
     )
     with written_whole(output) as aside:
         aside.write_text(html, encoding="utf-8")

@@ -6,6 +6,7 @@ and is trained once a seed, on the same seeds and held-out scenes as every other
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -140,6 +141,21 @@ def grid(sweep: SweepConfig) -> Iterator[Cell]:
             yield cell(sweep, arm, dict(zip(axes, chosen, strict=True)))
 
 
+def nameable(sweep: SweepConfig) -> Iterator[Cell]:
+    """The cells that a sweep can be told of by name: ranges at their ends."""
+    return grid(dataclasses.replace(sweep, axes=_with_ends(sweep), sampler="grid", budget=None))
+
+
+def each_value_once(sweep: SweepConfig) -> Iterator[Cell]:
+    """A few cells, in one of which is every arm and every value, and both ends of every range."""
+    axes = _with_ends(sweep)
+    first = {key: values[0] for key, values in axes.items()}
+    chosen = [first, *({**first, key: value} for key, values in axes.items() for value in values[1:])]
+    for arm in sweep.arms or [None]:
+        for values in chosen:
+            yield cell(sweep, arm, values)
+
+
 def cell(sweep: SweepConfig, arm: str | None, values: Mapping[str, Any]) -> Cell:
     """The cell of an arm and of a value of each axis."""
     short = _short_names(list(values))
@@ -163,6 +179,12 @@ def baseline(sweep: SweepConfig, names: Sequence[str]) -> str:
     raise ConfigError(
         f"baseline {sweep.baseline!r} is no cell of this sweep{hint}; its cells: {'; '.join(names)}"
     )
+
+
+def _with_ends(sweep: SweepConfig) -> dict[str, list[Any]]:
+    """The axes, a range as its ends."""
+    axes = sweep.parsed_axes
+    return {key: [axis.low, axis.high] if isinstance(axis, Range) else axis for key, axis in axes.items()}
 
 
 def _axis(key: str, given: Any) -> Axis:

@@ -94,7 +94,7 @@ def calibrate(run: RunConfig, environment: Mapping[str, str]) -> Calibration:
 def described(plan: Plan, jobs: int, measured: Calibration) -> list[str]:
     """The cells with their minutes, and the whole."""
     sweep = plan.sweep
-    cells = plan.cells or plan.samples()
+    cells = plan.samples
     seconds = [measured.run_s(plan.run(cell, sweep.seeds[0])) for cell in cells]
     lines = [f"{cell.name}: {one / 60:.1f} min a run" for cell, one in zip(cells, seconds, strict=True)]
     if sweep.budget is None:

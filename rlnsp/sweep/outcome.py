@@ -38,7 +38,8 @@ class CellOutcome:
     states: Mapping[int, str]
     """By seed: done, pruned, failed or to do."""
     metric: str
-    work: Work
+    work: Work | None
+    """None: no run has shown that its settings go together."""
     start: float
     """The metric before training, mean over seeds; NaN where no run is done."""
     end: SeedMean | None
@@ -114,7 +115,7 @@ def outcome(plan: Plan, study: Study) -> Outcome:
                 results=results,
                 states={seed: _state(found.get(seed)) for seed in sweep.seeds},
                 metric=sweep.metric,
-                work=work(plan.run(cell, sweep.seeds[0])),
+                work=work(plan.run(cell, sweep.seeds[0])) if plan.cells or results else None,
                 start=_mean([mean(one.before[sweep.metric]) for one in results.values()]),
                 end=_over_seeds(results, sweep.metric),
                 distance=_over_seeds(results, DISTANCE),

@@ -15,7 +15,7 @@ from rlnsp import config, plugins
 from rlnsp.evaluate import LOWER_IS_BETTER
 from rlnsp.settings import ConfigError, RunConfig
 from rlnsp.sweep import design
-from rlnsp.sweep.design import Cell, Range, SweepConfig
+from rlnsp.sweep.design import Cell, SweepConfig
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,13 @@ class Plan:
         for path, remedy in self.sweep.needs.items():
             if not Path(path).exists():
                 raise ConfigError(f"{path} is not there, and this sweep needs it; {remedy}")
-        cells = self.cells or self.samples()
+        cells = self.samples
         names = [cell.name for cell in cells]
-        if self.cells:
-            design.baseline(self.sweep, names)
+        if self.sweep.baseline is not None:
+            design.baseline(self.sweep, [cell.name for cell in design.nameable(self.sweep)])
         folders = [cell.folder for cell in cells]
         twice = [cell.name for cell in cells if folders.count(cell.folder) > 1]
-        if self.cells and twice:
+        if twice:
             raise ConfigError(f"cells {'; '.join(twice)} would have one folder; name them further apart")
         runs = {cell.name: self.run(cell, self.sweep.seeds[0]) for cell in cells}
         for name, run in runs.items():
@@ -114,22 +114,18 @@ class Plan:
                 f"{asked[1]}; give what differs a name of its own"
             )
 
+    @property
     def samples(self) -> list[Cell]:
-        """Cells of a sweep that draws them, at both ends of its ranges: each value is in one of them."""
-        corners: list[Cell] = []
-        for end in ("low", "high"):
-            axes = {
-                key: [getattr(axis, end)] if isinstance(axis, Range) else axis
-                for key, axis in self.sweep.parsed_axes.items()
-            }
-            whole = dataclasses.replace(self.sweep, axes=axes, sampler="grid", budget=None)
-            corners += design.grid(whole)
-        return list({cell.name: cell for cell in corners}.values())
+        """The cells, or, of a sweep that draws them, a few in which everything that it may draw is."""
+        return self.cells or list(design.each_value_once(self.sweep))
 
     @cached_property
     def content(self) -> dict[str, Any]:
-        """What makes two sweeps the same: their settings, and those of each cell, whatever its base says."""
-        cells = self.cells or self.samples()
+        """What makes two sweeps the same: their settings, and those of each cell, whatever its base says.
+
+        Without the storage, whose URL may hold a password.
+        """
         seed = self.sweep.seeds[0]
-        runs = {cell.name: yaml.safe_load(config.to_yaml(self.run(cell, seed))) for cell in cells}
-        return {"sweep": dataclasses.asdict(self.sweep), "cells": runs}
+        runs = {cell.name: yaml.safe_load(config.to_yaml(self.run(cell, seed))) for cell in self.samples}
+        settings = {key: value for key, value in dataclasses.asdict(self.sweep).items() if key != "storage"}
+        return {"sweep": settings, "cells": runs}

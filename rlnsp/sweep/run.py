@@ -78,7 +78,7 @@ class Sweep:
         Raises:
             ConfigError: a short run, by which it is measured, failed.
         """
-        cell = (self.plan.cells or self.plan.samples())[0]
+        cell = self.plan.samples[0]
         run = self.plan.run(cell, self.plan.sweep.seeds[0])
         measured = estimate.calibrate(run, slots.environments(jobs)[0])
         return estimate.described(self.plan, jobs, measured)

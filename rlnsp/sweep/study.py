@@ -116,16 +116,17 @@ def join(plan: Plan, storage: BaseStorage, name: str) -> Study:
 
 
 def fill_queue(plan: Plan, study: Study) -> None:
-    """Queue what is neither done nor being done, what failed before included."""
+    """Queue what is neither done nor being done, what failed before included.
+
+    Of a sweep that draws its cells that is the baseline that it names, and what was drawn before.
+    """
     trials = study.get_trials(deepcopy=False)
     there = {key(trial) for trial in trials if trial.state in (*ALIVE, *ENDED)}
     cells = {cell.name: cell for cell in plan.cells}
     if plan.sweep.budget is not None:
-        cells = {
-            trial.user_attrs[CELL]: plan.cell_of(factors_of(trial))
-            for trial in trials
-            if CELL in trial.user_attrs
-        }
+        named = [cell for cell in design.nameable(plan.sweep) if cell.name == plan.sweep.baseline]
+        drawn = [plan.cell_of(factors_of(trial)) for trial in trials if CELL in trial.user_attrs]
+        cells = {cell.name: cell for cell in [*named, *drawn]}
     for cell in cells.values():
         for seed in plan.sweep.seeds:
             if (cell.name, seed) not in there:
@@ -283,7 +284,7 @@ def _pruner(plan: Plan) -> BasePruner:
         case "median":
             return MedianPruner()
         case "hyperband":
-            cell = (plan.cells or plan.samples())[0]
+            cell = plan.samples[0]
             run = plan.run(cell, plan.sweep.seeds[0])
             return HyperbandPruner(min_resource=run.evaluation.every, max_resource=run.trainer.num_iterations)
 

@@ -148,8 +148,8 @@ def _record(cell: CellOutcome) -> dict[str, Any]:
         "reads_as": cell.reads(),
         **_mean(DISTANCE, cell.distance),
         "minutes": _number(cell.minutes),
-        "forwards_an_iteration": cell.work.forwards,
-        "trained_fraction": cell.work.trained_fraction,
+        "forwards_an_iteration": cell.work and cell.work.forwards,
+        "trained_fraction": cell.work and cell.work.trained_fraction,
     }
 
 
@@ -174,8 +174,8 @@ def _cells(cell: CellOutcome, outcome: Outcome) -> tuple[str, ...]:
         cell.reads(),
         "–" if cell.distance is None else f"{cell.distance.mean:.4f}",
         "–" if cell.minutes != cell.minutes else f"{cell.minutes:.1f}",
-        str(cell.work.forwards),
-        f"{cell.work.trained_fraction:.0%}",
+        "–" if cell.work is None else str(cell.work.forwards),
+        "–" if cell.work is None else f"{cell.work.trained_fraction:.0%}",
     )
 
 

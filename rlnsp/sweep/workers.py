@@ -111,8 +111,14 @@ class Workers:
 
         folder = self.run_folder(cell.folder, seed)
         try:
+            run = self.plan.run(cell, seed)
+        except ConfigError as error:  # values that do not go together, which a sampler has drawn
+            trial.set_user_attr(queue.ERROR, str(error))
+            self.say(f"failed: {name}: {error}")
+            raise TrialFailed(str(error)) from error
+        try:
             result = trials.train(
-                self.plan.run(cell, seed),
+                run,
                 folder,
                 self.plan.sweep.metric,
                 environment,

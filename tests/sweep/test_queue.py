@@ -244,6 +244,44 @@ def test_a_sampler_draws_as_many_cells_as_its_budget_each_at_every_seed(training
     assert len(drawn) == 4
 
 
+def test_a_baseline_that_is_named_is_trained_beside_what_is_drawn(training, begin):
+    words = ("sampler=random", "trainer.group_size=2,4,6,8,10", "seeds=1", "budget=1")
+    sweep, _ = begin(*words, "baseline=group_size=6")
+    assert sweep.run(1) == 0
+    assert (6, 0) in training.asked
+    assert "group_size=6 (baseline)" in (sweep.folder / "sweep.md").read_text()
+
+
+def test_values_that_do_not_go_together_fail_alone(training, begin):
+    """Each of them is in a cell that is checked first, but not with the other."""
+    words = (
+        "sampler=random",
+        "budget=8",
+        "seeds=1",
+        "trainer.minibatches=1,2",
+        "trainer.scenes_per_iteration=2,1",
+    )
+    sweep, said = begin(*words)
+    code = sweep.run(1)
+    failed = [line for line in said if line.startswith("failed: minibatches=2, scenes_per_iteration=1")]
+    assert bool(failed) == bool(code)
+    assert all("trainer.minibatches must be at most" in line for line in failed)
+    drawn = {
+        (run.params["trainer.minibatches"], run.params["trainer.scenes_per_iteration"])
+        for run in study_of(sweep).get_trials(states=(TrialState.COMPLETE,))
+    }
+    assert (2, 1) not in drawn
+    assert drawn
+
+
+def test_a_password_in_the_storages_url_is_kept_nowhere(begin):
+    sweep, _ = begin('storage="postgresql://me:hunter2@nowhere.invalid/x"', *GRID)
+    assert "hunter2" not in str(sweep.plan.content)
+    with pytest.raises(ConfigError) as error:
+        sweep.run(1)
+    assert "hunter2" not in str(error.value)
+
+
 def test_a_range_is_drawn_from(training, begin, tmp_path):
     (tmp_path / "drawn.yaml").write_text(
         f"config: {tmp_path}/toy.yaml\nmetric: bright\nsampler: random\nbudget: 4\nseeds: [0]\n"
