@@ -55,7 +55,17 @@ def main(argv: list[str] | None = None) -> int:
     """Train what is not there, evaluate, and write the table; 1 if a claim about RL does not hold."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.stages", description=__doc__)
     parser.add_argument("--output", type=Path, default=RUN, metavar="DIR", help=f"the runs' folder ({RUN})")
+    parser.add_argument(
+        "--policies",
+        type=Path,
+        metavar="DIR",
+        help="only make the policies of the first two rows, and put them there: rlnsp sweep --config stages "
+        "looks for them in runs/stages",
+    )
     args = parser.parse_args(argv)
+    if args.policies:
+        place_policies(args.output, args.policies)
+        return 0
     rows = ablate(args.output)
     Console().print(table(rows))
     content = {
@@ -73,11 +83,29 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if failed else 0
 
 
+def place_policies(output: Path, to: Path) -> None:
+    """Copy what the first two rows have of their own, made where it must be, into ``to``."""
+    world = files.policy_folder("world")
+    before = before_rl(output, world)
+    made = {
+        "no_pretraining": no_pretraining(before, world),
+        "pretraining_only": pretraining_only(before, world),
+    }
+    for name, policy in made.items():
+        for part in ("transformer", "connector"):
+            shutil.copytree(policy / part, to / name / part, dirs_exist_ok=True)
+
+
+def before_rl(output: Path, world: Path) -> Path:
+    """The folder of what stages 1 and 2 make, for these weights and configs."""
+    configs = [config.find_config("world", folder) for folder in ("pretrain", "sft")]
+    return output / f"stages-{key(world, *configs)}"
+
+
 def ablate(output: Path) -> list[Row]:
     """Every row, trained where it must be."""
     world = files.policy_folder("world")
-    stages_1_and_2 = [config.find_config("world", folder) for folder in ("pretrain", "sft")]
-    before = output / f"stages-{key(world, *stages_1_and_2)}"
+    before = before_rl(output, world)
     without = row(WITHOUT, [slot_of(no_pretraining(before, world))])
     pretrained = row(PRETRAINED, [slot_of(pretraining_only(before, world))], compared_to=without)
     tuned = row(SFT, [slot_of(world)], compared_to=pretrained)

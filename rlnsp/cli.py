@@ -25,6 +25,7 @@ OWN = {
     "reward": "list the rewards that can be named, or test one before training on it",
     "check": "prove a config, its policy and its rewards before a run",
     "export": "write what a run trained for others: a peft adapter, merged weights, a model card",
+    "sweep": "compare settings by many runs, in one table with intervals",
     "report": "show runs in one page: curves, clips before and after, what the judge said",
 }
 """rlnsp's own commands and what each does; ``rlnsp.commands.NAME`` has its ``add_arguments`` and ``run``."""

@@ -7,6 +7,7 @@ read.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -44,10 +45,13 @@ __all__ = [
     "flat",
     "load",
     "load_typed",
+    "override",
+    "parse_values",
     "plugin_settings",
     "resolved",
     "shipped",
     "to_yaml",
+    "typed",
 ]
 
 Schema = TypeVar("Schema")
@@ -76,7 +80,7 @@ def load(
     if rewards:
         raw["rewards"] = _chosen_rewards(rewards, raw.get("rewards") or {})
     _forget_settings_of_replaced(raw, overrides)
-    run = _typed(RunConfig, raw, overrides, source=str(path))
+    run = typed(RunConfig, raw, overrides, source=str(path))
     _refuse_secrets(run)
     return resolved(run)
 
@@ -103,7 +107,7 @@ def load_typed(
         folder: Where in the shipped configs names are looked up.
     """
     path = find_config(name_or_path, folder)
-    return _typed(schema, _read(path), overrides, source=str(path))
+    return typed(schema, _read(path), overrides, source=str(path))
 
 
 def plugin_settings(kind: str, slot: Slot | RewardSlot, where: str) -> Any:
@@ -125,7 +129,28 @@ def plugin_settings(kind: str, slot: Slot | RewardSlot, where: str) -> Any:
                 f"{where}.config: {slot.use} has no settings; got {', '.join(slot.config)}; remove them"
             )
         return None
-    return _typed(schema, slot.config, (), source=f"{where}.config")
+    return typed(schema, slot.config, (), source=f"{where}.config")
+
+
+def override(key: str, value: Any) -> str:
+    """'key=value', which ``load`` reads back as that value."""
+    return f"{key}={json.dumps(value)}"  # JSON is YAML, but for what no value of a config is
+
+
+def parse_values(text: str) -> list[Any]:
+    """The values of a comma list, such as 'cps,flow_sde' or '1e-4,3e-4'; [] of an empty one.
+
+    Raises:
+        ConfigError: one is not valid YAML.
+    """
+    try:
+        parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"values=[{text}]"]), resolve=False)
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{text!r}: not a list of values; separate them by commas, quote text") from error
+    assert isinstance(parsed, dict)
+    _refuse_interpolation(parsed, repr(text))
+    values = parsed["values"]
+    return values if isinstance(values, list) else [values]
 
 
 def to_yaml(config: Any) -> str:
@@ -190,8 +215,8 @@ def _read(path: Path) -> dict[str, Any]:
     return {str(key): value for key, value in raw.items()}
 
 
-def _typed(schema: type[Schema], raw: Mapping[str, Any], overrides: Sequence[str], source: str) -> Schema:
-    """``raw`` with the overrides merged in, as a checked ``schema``."""
+def typed(schema: type[Schema], raw: Mapping[str, Any], overrides: Sequence[str], source: str) -> Schema:
+    """``raw`` with the overrides merged in, as a checked ``schema``; ``source`` is what errors call it."""
     _refuse_interpolation(raw, source)
     try:
         merged = OmegaConf.merge(OmegaConf.structured(schema), raw)

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from rlnsp import cli, config, plugins
+from rlnsp.sweep import inline as sweeps
+from rlnsp.sweep.plan import Plan
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -76,6 +78,9 @@ def test_every_command_is_one_that_rlnsp_takes(line, here, capsys):
     parser = argparse.ArgumentParser(exit_on_error=False, allow_abbrev=False)
     command.add_arguments(parser)
     args = parser.parse_intermixed_args(words)
+    if name == "sweep":
+        Plan(sweeps.load(args.config, args.words)).check()
+        return
     rewards = [args.reward] if name == "reward" and args.reward else []
     config.load(getattr(args, "config", None) or "world", getattr(args, "overrides", []), rewards)
 

@@ -40,7 +40,7 @@ def render(reported: Sequence[ReportedRun]) -> str:
     pictures = gallery(reported)
     first = reported[0]
     return (
-        _templates()
+        templates()
         .get_template("report.html.j2")
         .render(
             title=first.name if len(reported) == 1 else f"{len(reported)} runs",
@@ -62,16 +62,17 @@ def render(reported: Sequence[ReportedRun]) -> str:
     )
 
 
-def _templates() -> Environment:
-    templates = Environment(
+def templates() -> Environment:
+    """The pages' templates, which escape what they are given."""
+    found = Environment(
         loader=FileSystemLoader(TEMPLATE),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters |= {"figure": figure, "interval": interval, "reads": reads, "plain": plain}
-    return templates
+    found.filters |= {"figure": figure, "interval": interval, "reads": reads, "plain": plain}
+    return found
 
 
 def figure(value: float | None, sign: str = "") -> str:

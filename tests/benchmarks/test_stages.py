@@ -4,6 +4,7 @@ import pytest
 
 from benchmarks import stages, world_weights
 from rlnsp import cli, config
+from rlnsp.sweep import inline
 
 
 @pytest.fixture
@@ -39,6 +40,22 @@ def test_a_run_that_fails_stops_the_ablation(tmp_path, monkeypatch):
     monkeypatch.setattr(cli, "main", lambda argv: 1)
     with pytest.raises(stages.AblationFailed, match="ended with 1"):
         stages.reinforced(tmp_path / "run")
+
+
+def test_policies_are_put_where_the_sweep_of_stages_looks_for_them(tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        for part in ("transformer", "connector", "vae"):
+            (tmp_path / name / part).mkdir(parents=True)
+            (tmp_path / name / part / "weights").write_text(name)
+    monkeypatch.setattr(stages, "no_pretraining", lambda *_: tmp_path / "a")
+    monkeypatch.setattr(stages, "pretraining_only", lambda *_: tmp_path / "b")
+    monkeypatch.chdir(tmp_path)
+    assert stages.main(["--policies", "runs/stages"]) == 0
+    sweep = inline.load("stages", [])
+    assert [(tmp_path / path / "weights").read_text() for path in sweep.needs] == ["a", "b"]
+    own = [path for arm in sweep.arms.values() for key, path in arm.items() if key.endswith(".path")]
+    assert len(own) == 4
+    assert all((tmp_path / path).is_dir() for path in own)
 
 
 def test_the_commands_of_the_ablation_are_ones_that_rlnsp_takes(tmp_path, asked):

@@ -1,0 +1,73 @@
+import functools
+from pathlib import Path
+
+import pytest
+
+from rlnsp import config
+from rlnsp.settings import RunConfig
+from rlnsp.sweep import inline
+from rlnsp.sweep.plan import Plan
+from rlnsp.sweep.work import work
+from tests.sweep.toys import toy_config
+
+ROOT = Path(__file__).parents[2] / "configs" / "sweeps"
+SHIPPED = ["algorithms", "group_size", "noise", "rewards", "stages"]
+
+
+@functools.cache
+def shipped(name):
+    """Its configs are read once."""
+    return Plan(inline.load(name, []))
+
+
+def test_these_are_all():
+    assert sorted(config.shipped("sweeps")) == SHIPPED
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_cell_of_a_shipped_sweep_is_a_run_that_can_be_configured(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan = shipped(name)
+    for path in plan.sweep.needs:
+        Path(path).mkdir(parents=True)
+    plan.check()
+    assert len(plan.sweep.seeds) == 3
+    assert 2 <= len(plan.cells) <= 9
+
+
+def test_stages_says_what_to_run_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan = shipped("stages")
+    with pytest.raises(config.ConfigError, match=r"python -m benchmarks.stages --policies runs/stages"):
+        plan.check()
+
+
+def test_the_algorithms_are_all_there():
+    plan = shipped("algorithms")
+    runs: list[RunConfig] = [plan.run(cell, 0) for cell in plan.cells]
+    assert {run.algorithm.use for run in runs} == {"ddpo", "grpo", "grpo_guard", "flow_dppo", "nft", "awm"}
+    assert {run.sampler.rule for run in runs if run.algorithm.use == "grpo"} == {
+        "cps",
+        "flow_sde",
+        "dance_sde",
+    }
+
+
+def test_group_sizes_are_compared_at_the_same_number_of_samples():
+    plan = shipped("group_size")
+    trainers = [plan.run(cell, 0).trainer for cell in plan.cells]
+    assert {one.scenes_per_iteration * one.group_size for one in trainers} == {96}
+
+
+def test_the_work_of_an_iteration_by_hand(tmp_path):
+    """2 scenes x 4 samples x 4 steps, of which the first 2 are trained; each sample of its own noise."""
+    path = toy_config(tmp_path)
+    found = work(config.load(path, ["sampler.same_noise=false"]))
+    assert (found.forwards, found.backwards, found.trained_fraction) == (8 * 4 + 8 * 2, 16, 0.5)
+    # With one noise a group the first step's mean is computed once a scene: 2 forwards in place of 8.
+    assert work(config.load(path)).forwards == found.forwards - 6
+    # Guidance takes two forwards; a second pass of updates trains twice, and replays for its anchors.
+    guided = work(config.load(path, ["sampler.same_noise=false", "sampler.guidance_scale=3"]))
+    assert (guided.forwards, guided.trained_fraction) == (2 * found.forwards, 0.5)
+    twice = work(config.load(path, ["sampler.same_noise=false", "trainer.updates_per_rollout=2"]))
+    assert (twice.forwards, twice.backwards) == (8 * 4 + 3 * 16, 32)
