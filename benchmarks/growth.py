@@ -63,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_flush_denormal(True)
     found = sweep(args.rounds, lambda overrides: of_run(config.load("world", overrides, [DRAWN])))
     here = {key: value for key, value in environment().items() if key != "command"}
-    text = markdown(found) + f"\n\nMachine: {machine(here)}."
+    figure = "![Seconds of an iteration over each size](images/growth.svg)"
+    text = f"{markdown(found)}\n\n{figure}\n\nMachine: {machine(here)}."
     Console().print(text, markup=False, soft_wrap=True)
     fill(ROOT / PAGE, text, MARKS)
     draw(found, ROOT / FIGURE)

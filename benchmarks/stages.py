@@ -44,7 +44,7 @@ from rlnsp.settings import RunConfig, Slot
 RUN = Path("runs/ablation")
 ROOT = Path(__file__).parents[1]
 EVALUATION_SEEDS, TRAINING_SEEDS = 3, (0, 1, 2)
-NEGATED_ITERATIONS = 40
+NEGATED_ITERATIONS = 20
 
 
 class AblationFailed(RuntimeError):

@@ -198,7 +198,8 @@ def test_a_bad_reward_flag_is_refused(flags, message, path):
 def test_another_plug_in_in_a_slot_does_not_get_the_settings_of_the_one_that_was_there(plugin_file, tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text(
-        f"policy: {{use: '{plugin_file}:Mine'}}\nalgorithm: {{use: nft, config: {{beta: 0.5, num_levels: 2}}}}\n"
+        f"policy: {{use: '{plugin_file}:Mine'}}\n"
+        "algorithm: {use: nft, config: {beta: 0.5, num_levels: 2}}\n"
         f"rewards: {{mine: {{use: '{plugin_file}:Mine', config: {{target: 0.25}}}}}}\n"
     )
     assert config.load(path, ["algorithm.use=grpo"]).algorithm.config["clip"] == 1e-4
