@@ -108,14 +108,11 @@ def markdown(found: Mapping[str, Mapping[str, Any]], iterations: int, scenes: in
             low, high = of["difference_ci95"]
             change = f"{of['after'] - of['before']:+.3f} ({low:+.3f} to {high:+.3f})"
             lines.append(f"| {name} | {label} | {of['before']:.3f} | {of['after']:.3f} | {change} |")
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"Lines are the means of what was sampled in training; points and the table are {scenes} held-out scenes, "
-            "before and after. One seed.",
-        ]
+    foot = (
+        "Lines are the means of what was sampled in training; points, and the table, are "
+        f"{scenes} held-out scenes before and after. One seed."
     )
+    return "\n".join([*lines, "", foot])
 
 
 def draw(found: Mapping[str, Mapping[str, Any]], path: Path) -> None:

@@ -54,7 +54,7 @@ def test_the_figures_and_the_picture_are_written(trained, tmp_path):
     lines = page.splitlines()
     assert "| motion alone | consistency (nsp_reward) | 0.600 | 0.100 | -0.500 (-0.600 to -0.400) |" in lines
     assert "| motion and nsp_reward | motion | 0.500 | 0.600 | +0.100 (+0.050 to +0.150) |" in lines
-    assert "the table are 16 held-out scenes" in lines[-2]
+    assert "are 16 held-out scenes before and after. One seed." in lines[-2]
     with Image.open(tmp_path / PICTURE) as picture:
         assert picture.width == 1800
         assert picture.convert("RGB").getpixel((3, 3)) == (255, 255, 255)
