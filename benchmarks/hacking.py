@@ -95,8 +95,10 @@ def surprises(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def markdown(found: Mapping[str, Mapping[str, Any]], iterations: int, scenes: int) -> str:
-    """The table."""
+    """The picture and the table."""
     lines = [
+        f"![Motion and consistency over iterations, of both runs]({PICTURE.relative_to(PAGE.parent)})",
+        "",
         f"| {iterations} iterations | measure | before | after | difference, 95% interval |",
         "|---|---|---|---|---|",
     ]
@@ -106,7 +108,11 @@ def markdown(found: Mapping[str, Mapping[str, Any]], iterations: int, scenes: in
             low, high = of["difference_ci95"]
             change = f"{of['after'] - of['before']:+.3f} ({low:+.3f} to {high:+.3f})"
             lines.append(f"| {name} | {label} | {of['before']:.3f} | {of['after']:.3f} | {change} |")
-    return "\n".join([*lines, "", f"On {scenes} held-out scenes; one seed."])
+    foot = (
+        "Lines are the means of what was sampled in training; points, and the table, are "
+        f"{scenes} held-out scenes before and after. One seed."
+    )
+    return "\n".join([*lines, "", foot])
 
 
 def draw(found: Mapping[str, Mapping[str, Any]], path: Path) -> None:

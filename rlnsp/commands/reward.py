@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     """List or test; the exit code: 1 where a test failed."""
     if args.action == "list":
         rows = [_row(name, point) for name, point in plugins.installed("rewards").items()]
-        print(json.dumps(rows, indent=2) if args.json else _listed(rows))
+        print(json.dumps([_as_json(row) for row in rows], indent=2) if args.json else _listed(rows))
         return 0
     if args.reward is None:
         raise ConfigError(
@@ -102,6 +103,12 @@ def _row(name: str, point: EntryPoint) -> dict[str, Any]:
     said = declared(found)
     about = (found.__doc__ or "").strip().partition("\n")[0]
     return {**row, "range": said.range, "needs": said.needs or ("frames",), "about": about}
+
+
+def _as_json(row: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has no infinity: an end of the range that is none is null."""
+    ends = row["range"] and [end if math.isfinite(end) else None for end in row["range"]]
+    return {**row, "range": ends}
 
 
 def _listed(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -48,12 +48,13 @@ def trained(tmp_path, monkeypatch):
 def test_the_figures_and_the_picture_are_written(trained, tmp_path):
     assert main(trained[1]) == 0
     page = (tmp_path / PAGE).read_text()
-    assert page.startswith("above <!-- hacking -->\n| 3 iterations |")
+    assert page.startswith("above <!-- hacking -->\n![")
+    assert "](images/reward-hacking.png)\n\n| 3 iterations |" in page
     assert page.endswith("<!-- /hacking --> below")
     lines = page.splitlines()
     assert "| motion alone | consistency (nsp_reward) | 0.600 | 0.100 | -0.500 (-0.600 to -0.400) |" in lines
     assert "| motion and nsp_reward | motion | 0.500 | 0.600 | +0.100 (+0.050 to +0.150) |" in lines
-    assert "On 16 held-out scenes; one seed." in lines
+    assert "are 16 held-out scenes before and after. One seed." in lines[-2]
     with Image.open(tmp_path / PICTURE) as picture:
         assert picture.width == 1800
         assert picture.convert("RGB").getpixel((3, 3)) == (255, 255, 255)
