@@ -2,6 +2,7 @@
 
 import threading
 from collections import Counter
+from typing import Any
 
 import optuna
 import pytest
@@ -67,6 +68,7 @@ def study_of(sweep):
 
 
 def test_every_cell_is_trained_once_a_seed_and_never_again(training, begin):
+    said = []
     for _ in range(2):
         sweep, said = begin(*GRID)
         assert sweep.run(jobs=1) == 0
@@ -189,7 +191,8 @@ def test_a_worker_of_another_machine_is_given_up_by_its_heartbeat(training, begi
         patch.setattr(queue, "this_worker", lambda: "elsewhere:1")
         trial = study.ask()
         queue.take(sweep.plan, study, trial)
-    study._storage.record_heartbeat(trial._trial_id)  # as Optuna's own thread does, once
+    heart: Any = study._storage
+    heart.record_heartbeat(trial._trial_id)  # as Optuna's own thread does, once
     assert sweep.run(1) == 0
     assert training.asked == {(size, seed): 1 for size in (2, 4) for seed in (0, 1)}
     assert study.trials[trial.number].state == TrialState.FAIL
