@@ -209,6 +209,26 @@ def test_a_trial_whose_worker_dies_each_time_is_left_alone_at_last(training, beg
     assert queue.unfinished(sweep.plan, study) == (False, False)
 
 
+def test_a_live_worker_that_was_taken_for_dead_keeps_what_it_has(training, begin, monkeypatch):
+    sweep, said = begin(*GRID)
+
+    def given_away(run):
+        if sum(training.asked.values()) == 1:  # while the first is trained
+            queue.release_dead(study_of(sweep))
+        return 0.5
+
+    training.score = given_away
+    monkeypatch.setattr(queue, "_may_live", lambda worker: sum(training.asked.values()) != 1)
+    assert sweep.run(1) == 0
+    assert any(line.startswith("a trial was queued again meanwhile") for line in said)
+    assert training.asked == {
+        (2, 0): 2,
+        (2, 1): 1,
+        (4, 0): 1,
+        (4, 1): 1,
+    }  # a real run that is done is taken as it is
+
+
 def test_what_is_stopped_is_left_for_the_next_command(training, begin, monkeypatch):
     sweep, _ = begin(*GRID)
 
