@@ -191,11 +191,13 @@ def _axis(key: str, given: Any) -> Axis:
     if isinstance(given, Mapping):
         unknown = sorted(given.keys() - RANGE_KEYS)
         require(not unknown, f"axes.{key}: a range has low, high and log; got {', '.join(map(str, unknown))}")
-        low, high, log = (given.get(name) for name in ("low", "high", "log"))
+        low: Any = given.get("low")
+        high: Any = given.get("high")
+        log = bool(given.get("log"))
         numbers = all(isinstance(end, int | float) and not isinstance(end, bool) for end in (low, high))
         require(numbers and low < high, f"axes.{key}: a range is from low up to high; got {low} and {high}")
         require(not log or low > 0, f"axes.{key}: low must be above 0 where log is true; got {low}")
-        return Range(low=low, high=high, log=bool(log))
+        return Range(low=low, high=high, log=log)
     values = list(given) if isinstance(given, list | tuple) else [given]
     require(
         bool(values) and values != [None],

@@ -17,7 +17,7 @@ from rlnsp import plugins
 from rlnsp.config import plugin_settings
 from rlnsp.ema import EMA
 from rlnsp.optimisation import Optimisation, make_optimizer
-from rlnsp.protocols import SamplesWithAverage
+from rlnsp.protocols import Algorithm, SamplesWithAverage
 from rlnsp.randomness import Randomness
 from rlnsp.rollout import replay_guidance_scale, rollout
 from rlnsp.settings import RunConfig
@@ -99,7 +99,7 @@ def work(run: RunConfig) -> Work:
     """
     policy, trainer, sampler = CountedPolicy(), run.trainer, run.sampler
     algorithm_class: Any = plugins.find("algorithms", run.algorithm.use)
-    algorithm = algorithm_class(plugin_settings("algorithms", run.algorithm, "algorithm"), sampler)
+    algorithm: Algorithm = algorithm_class(plugin_settings("algorithms", run.algorithm, "algorithm"), sampler)
     scenes = [Scene(id=str(i), context=str(i)) for i in range(trainer.scenes_per_iteration)]
     trajectory = rollout(
         policy,

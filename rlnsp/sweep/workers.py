@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import Study
 from optuna.trial import Trial
 
@@ -78,11 +79,7 @@ class Workers:
                     self.say(f"{worker} is gone; its trial is taken up again")
                 waiting, running = queue.unfinished(self.plan, study)
                 if waiting:
-                    study.optimize(
-                        lambda trial: self._objective(study, trial, environment),
-                        n_trials=1,
-                        catch=(TrialFailed, TrialStopped, _Nothing),
-                    )
+                    self._take_one(study, environment)
                 elif not running:
                     return
                 else:
@@ -93,6 +90,22 @@ class Workers:
         except BaseException as error:
             self.problem = error
             self._stopping.set()
+
+    def _take_one(self, study: Study, environment: dict[str, str]) -> None:
+        """Whatever Optuna gives, to its end."""
+        numbers: list[int] = []
+
+        def objective(trial: Trial) -> float:
+            numbers.append(trial.number)
+            return self._objective(study, trial, environment)
+
+        try:
+            study.optimize(objective, n_trials=1, catch=(TrialFailed, TrialStopped, _Nothing))
+        except (UpdateFinishedTrialError, ValueError):
+            if not numbers or not study.get_trials(deepcopy=False)[numbers[0]].state.is_finished():
+                raise
+            # This machine was asleep, or out of reach, for longer than the heartbeat allows.
+            self.say("a trial was queued again meanwhile, as if its worker had died; its run is kept")
 
     def _objective(self, study: Study, trial: Trial, environment: dict[str, str]) -> float:
         taken = queue.take(self.plan, study, trial)

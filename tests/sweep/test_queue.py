@@ -2,6 +2,7 @@
 
 import threading
 from collections import Counter
+from typing import Any
 
 import optuna
 import pytest
@@ -67,6 +68,7 @@ def study_of(sweep):
 
 
 def test_every_cell_is_trained_once_a_seed_and_never_again(training, begin):
+    said = []
     for _ in range(2):
         sweep, said = begin(*GRID)
         assert sweep.run(jobs=1) == 0
@@ -189,7 +191,8 @@ def test_a_worker_of_another_machine_is_given_up_by_its_heartbeat(training, begi
         patch.setattr(queue, "this_worker", lambda: "elsewhere:1")
         trial = study.ask()
         queue.take(sweep.plan, study, trial)
-    study._storage.record_heartbeat(trial._trial_id)  # as Optuna's own thread does, once
+    heart: Any = study._storage
+    heart.record_heartbeat(trial._trial_id)  # as Optuna's own thread does, once
     assert sweep.run(1) == 0
     assert training.asked == {(size, seed): 1 for size in (2, 4) for seed in (0, 1)}
     assert study.trials[trial.number].state == TrialState.FAIL
@@ -204,6 +207,26 @@ def test_a_trial_whose_worker_dies_each_time_is_left_alone_at_last(training, beg
         assert queue.take(sweep.plan, study, study.ask()) is not None
         queue.release_dead(study)
     assert queue.unfinished(sweep.plan, study) == (False, False)
+
+
+def test_a_live_worker_that_was_taken_for_dead_keeps_what_it_has(training, begin, monkeypatch):
+    sweep, said = begin(*GRID)
+
+    def given_away(run):
+        if sum(training.asked.values()) == 1:  # while the first is trained
+            queue.release_dead(study_of(sweep))
+        return 0.5
+
+    training.score = given_away
+    monkeypatch.setattr(queue, "_may_live", lambda worker: sum(training.asked.values()) != 1)
+    assert sweep.run(1) == 0
+    assert any(line.startswith("a trial was queued again meanwhile") for line in said)
+    assert training.asked == {
+        (2, 0): 2,
+        (2, 1): 1,
+        (4, 0): 1,
+        (4, 1): 1,
+    }  # a real run that is done is taken as it is
 
 
 def test_what_is_stopped_is_left_for_the_next_command(training, begin, monkeypatch):
