@@ -70,7 +70,7 @@ def test_the_newest_evaluation_is_the_last(run):
 def test_what_came_after_a_checkpoint_is_forgotten_with_its_clips(run):
     for when, iteration in (("before", 0), ("step-2", 2), ("step-4", 4)):
         evaluations.write(run, when, iteration, SCENES, evaluation())
-    evaluations.forget_after(run, 2)
+    evaluations.forget_after(run, 2, last=4)
     assert [kept.when for kept in evaluations.read(run)] == ["before", "step-2"]
     assert {path.stem.rsplit("-", 1)[1] for path in (run / "samples").iterdir()} == {"before", "2"}
 

@@ -1,5 +1,4 @@
-"""The paper's reward: is a clip causally consistent with the preceding scene?"""
+"""The paper's reward: is a clip causally consistent with the preceding scene?
 
-from rewards.nsp_reward.reward import NSPReward
-
-__all__ = ["NSPReward"]
+Nothing is imported here: ``rlnsp judge`` lives in this folder too, and ``rlnsp --help`` loads it.
+"""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rewards.nsp_reward import NSPReward
+from rewards.nsp_reward.reward import NSPReward
 from rlnsp import config, evaluations
 from rlnsp.evaluate import Evaluation
 from rlnsp.scoring import BuiltReward, explain

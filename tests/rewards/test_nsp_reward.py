@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rewards.nsp_reward import NSPReward
+from rewards.nsp_reward.reward import NSPReward
 from rlnsp.protocols import Explains
 from rlnsp.testing import check_reward
 from rlnsp.types import Sample, Scene

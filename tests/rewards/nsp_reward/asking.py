@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from rewards.nsp_reward import NSPReward
+from rewards.nsp_reward.reward import NSPReward
 from rlnsp.chat import ChatConfig
 from rlnsp.types import Sample, Scene
 

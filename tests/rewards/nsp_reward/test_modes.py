@@ -4,7 +4,7 @@ import re
 import openai
 import pytest
 
-from rewards.nsp_reward import NSPReward
+from rewards.nsp_reward.reward import NSPReward
 from rewards.nsp_reward.prompts import PACKAGED
 from rlnsp.chat import FramesConfig
 from rlnsp.scoring import BuiltReward, score
