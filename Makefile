@@ -5,6 +5,8 @@ VENV ?= .venv
 PIP_FLAGS ?=
 # A run never overwrites another: the second demo gets the time into its folder's name.
 RUN ?= $(shell test -e runs/demo && date +runs/demo-%Y%m%d-%H%M%S || echo runs/demo)
+# Processes that the tests run in, a file to each; torch has one thread in each.
+JOBS ?= 2
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.rlnsp-installed
 CODE := rlnsp rewards policies pretrain benchmarks tests
@@ -26,7 +28,7 @@ demo: $(SETUP) ## Train with reinforcement learning on the embedded world
 	$(BIN)/rlnsp train --reward nsp_reward --output $(RUN)
 
 test: $(SETUP) ## All tests but those that need a GPU or the internet
-	$(BIN)/python -m pytest -m "not gpu and not network" $(TESTS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile -m "not gpu and not network" $(TESTS)
 
 check: static $(if $(TESTED),,test) ## Everything that CI asks for; TESTED=1 leaves out the tests
 
