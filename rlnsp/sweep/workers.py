@@ -101,6 +101,8 @@ class Workers:
 
         try:
             study.optimize(objective, n_trials=1, catch=(TrialFailed, TrialStopped, _Nothing))
+        except ConfigError:
+            raise  # a ValueError, but not Optuna's
         except (UpdateFinishedTrialError, ValueError):
             if not numbers or not study.get_trials(deepcopy=False)[numbers[0]].state.is_finished():
                 raise

@@ -226,7 +226,16 @@ def test_a_live_worker_that_was_taken_for_dead_keeps_what_it_has(training, begin
         (2, 1): 1,
         (4, 0): 1,
         (4, 1): 1,
-    }  # a real run that is done is taken as it is
+    }
+
+
+def test_a_run_folder_that_is_in_the_way_stops_the_sweep(begin, monkeypatch):
+    def refused(*args):
+        raise ConfigError("runs/x: holds a run with other settings than this trial")
+
+    monkeypatch.setattr(trials, "train", refused)
+    with pytest.raises(ConfigError, match="holds a run with other settings"):
+        begin(*GRID)[0].run(1)
 
 
 def test_what_is_stopped_is_left_for_the_next_command(training, begin, monkeypatch):
