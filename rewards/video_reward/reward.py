@@ -174,7 +174,8 @@ class VideoReward:
         height, width = smart_resize(height, width, p * m, published.min_pixels, published.max_pixels)
         images = [Image.fromarray(one).resize((width, height), Image.Resampling.BICUBIC) for one in frames]
         resized = [np.asarray(image) for image in images]
-        pixels = (np.stack(resized) / np.float32(255) - np.float32(of.image_mean)) / np.float32(of.image_std)
+        mean, std = (np.asarray(one, np.float32) for one in (of.image_mean, of.image_std))
+        pixels = (np.stack(resized).astype(np.float32) / np.float32(255) - mean) / std
         grid = len(frames) // t, height // p, width // p
         blocks = pixels.reshape(grid[0], t, grid[1] // m, m, p, grid[2] // m, m, p, 3)
         return blocks.transpose(0, 2, 5, 3, 6, 8, 1, 4, 7).reshape(math.prod(grid), -1), grid
