@@ -60,8 +60,8 @@ class ClipAlignment:
         from rlnsp.pretrained import OnDevice, load_model, load_part
 
         self.config = config
-        model = load_model(CLIPModel, config.model, REMEDY, torch.float32, config.revision)
-        self.model = OnDevice(model, config.device, offload=config.offload)
+        model: Any = load_model(CLIPModel, config.model, REMEDY, torch.float32, config.revision)
+        self.model: OnDevice[Any] = OnDevice(model, config.device, offload=config.offload)
         self.tokenizer = load_part(CLIPTokenizer, config.model, REMEDY, config.revision)
         self.images = load_part(CLIPImageProcessorPil, config.model, REMEDY, config.revision)
         self.longest: int = model.config.text_config.max_position_embeddings

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rlnsp.declaration import declares
 from rlnsp.settings import ConfigError
@@ -75,9 +75,10 @@ class FrameAesthetic:
         from rlnsp.pretrained import OnDevice, load_model, load_part
 
         self.config = config
-        clip = load_model(CLIPModel, config.model, REMEDY, torch.float32, config.revision)
+        clip: Any = load_model(CLIPModel, config.model, REMEDY, torch.float32, config.revision)
         head = load_head(Path(config.head).expanduser(), clip.config.projection_dim)
-        self.model = OnDevice(nn.ModuleList([clip, head]), config.device, offload=config.offload)
+        both = nn.ModuleList([clip, head])
+        self.model: OnDevice[Any] = OnDevice(both, config.device, offload=config.offload)
         self.images = load_part(CLIPImageProcessorPil, config.model, REMEDY, config.revision)
 
     def __call__(self, samples: Sequence[Sample]) -> list[float]:

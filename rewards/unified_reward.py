@@ -120,9 +120,9 @@ class UnifiedReward:
             ConfigError: no server answers, or a prompt cannot be used.
         """
         self.config = config
-        self.prompts = {
-            mode: _prompt(mode, name)
-            for mode, name in (("point", config.point_prompt), ("pair", config.pair_prompt))
+        self.prompts: dict[Mode, str] = {
+            "point": _prompt("point", config.point_prompt),
+            "pair": _prompt("pair", config.pair_prompt),
         }
         cache = AnswerCache(Path(config.cache).expanduser()) if config.cache else None
         self.client = ChatClient(config.server, cache)

@@ -79,9 +79,10 @@ class VideoReward:
         if not folder.is_dir():
             raise ConfigError(f"model={folder}: there is no such folder. {REMEDY}")
         self.config, self.published, self.prompt = config, read_published(folder), read_prompt(folder)
-        qwen = load_model(Qwen2VLModel, str(folder), REMEDY, DTYPES[config.dtype])
+        qwen: Any = load_model(Qwen2VLModel, str(folder), REMEDY, DTYPES[config.dtype])
         head = _load_head(folder / HEAD, qwen.config.text_config.hidden_size)
-        self.model = OnDevice(nn.ModuleList([qwen, head]), config.device, offload=config.offload)
+        both = nn.ModuleList([qwen, head])
+        self.model: OnDevice[Any] = OnDevice(both, config.device, offload=config.offload)
         self.ids = qwen.config
         self.tokenizer = load_part(AutoTokenizer, str(folder), REMEDY)
         self.images = load_part(Qwen2VLImageProcessorPil, str(folder), REMEDY)
@@ -169,9 +170,12 @@ class VideoReward:
 
         of, published = self.images, self.published
         p, t, m = of.patch_size, of.temporal_patch_size, of.merge_size
-        height, width = smart_resize(*frames.shape[1:3], p * m, published.min_pixels, published.max_pixels)
-        resized = [Image.fromarray(one).resize((width, height), Image.Resampling.BICUBIC) for one in frames]
-        pixels = (np.stack(resized) / np.float32(255) - np.float32(of.image_mean)) / np.float32(of.image_std)
+        height, width = frames.shape[1:3]
+        height, width = smart_resize(height, width, p * m, published.min_pixels, published.max_pixels)
+        images = [Image.fromarray(one).resize((width, height), Image.Resampling.BICUBIC) for one in frames]
+        resized = [np.asarray(image) for image in images]
+        mean, std = (np.asarray(one, np.float32) for one in (of.image_mean, of.image_std))
+        pixels = (np.stack(resized).astype(np.float32) / np.float32(255) - mean) / std
         grid = len(frames) // t, height // p, width // p
         blocks = pixels.reshape(grid[0], t, grid[1] // m, m, p, grid[2] // m, m, p, 3)
         return blocks.transpose(0, 2, 5, 3, 6, 8, 1, 4, 7).reshape(math.prod(grid), -1), grid

@@ -1,4 +1,5 @@
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ def sample(frames, context="A ball.", caption="It stops."):
 def by_hand(folder, frames, text):
     """The mean cosine, a frame at a time; 32 x 32 frames are neither resized nor cut."""
     one = reward(folder)
-    model = CLIPModel.from_pretrained(folder).eval()
+    model: Any = CLIPModel.from_pretrained(folder).eval()
     mean, std = torch.tensor(one.images.image_mean), torch.tensor(one.images.image_std)
     with torch.no_grad():
         words = model.get_text_features(**one.tokenizer([text], return_tensors="pt")).pooler_output[0]
@@ -117,5 +118,6 @@ def test_pickled_weights_are_not_read(tmp_path):
 
 @pytest.mark.parametrize("name", ["num_frames", "batch_size"])
 def test_counts_must_be_positive(name):
+    settings: dict[str, Any] = {name: 0}
     with pytest.raises(ValueError, match=re.escape(f"{name} must be at least 1; got 0")):
-        ClipAlignment.Config(**{name: 0})
+        ClipAlignment.Config(**settings)

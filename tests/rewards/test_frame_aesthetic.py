@@ -1,6 +1,7 @@
 import ast
 import re
 import shlex
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,7 +50,8 @@ def sample(frames):
 def by_hand(folder, frames):
     """A frame at a time, with CLIP's whole model, which 32 x 32 frames need no resizing for."""
     images = reward(folder).images
-    model, head = CLIPModel.from_pretrained(folder).eval(), published()
+    model: Any = CLIPModel.from_pretrained(folder).eval()
+    head = published()
     mean, std = torch.tensor(images.image_mean), torch.tensor(images.image_std)
     scores = []
     for frame in frames:
@@ -110,5 +112,6 @@ def test_a_missing_clip_is_an_error_with_the_download_command(folder, tmp_path):
 
 @pytest.mark.parametrize("name", ["num_frames", "batch_size"])
 def test_counts_must_be_positive(name):
+    settings: dict[str, Any] = {name: 0}
     with pytest.raises(ValueError, match=f"{name} must be at least 1; got 0"):
-        FrameAesthetic.Config(head="head.safetensors", **{name: 0})
+        FrameAesthetic.Config(head="head.safetensors", **settings)

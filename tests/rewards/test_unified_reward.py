@@ -59,7 +59,7 @@ def test_a_liking_for_one_place_cancels_out_in_both_orders():
 
     with speaking(first) as server:
         samples = [sample(10), sample(200)]
-        assert sorted(UnifiedReward(config(server, mode="pair"))(samples)) == [0, 1]
+        assert UnifiedReward(config(server, mode="pair"))(samples) in ([0, 1], [1, 0])
         assert UnifiedReward(config(server, mode="pair", both_orders=True))(samples) == [0.5, 0.5]
 
 

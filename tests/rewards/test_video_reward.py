@@ -1,5 +1,6 @@
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,7 +41,7 @@ def reward(folder, **settings):
     return VideoReward(VideoReward.Config(model=str(folder), dtype="fp32", device="cpu", **settings))
 
 
-def sample(frames, text=TEXTS[0], id="a", fps=8.0):
+def sample(frames, text: Any = TEXTS[0], id="a", fps=8.0):
     scene = Scene(id=id, context=text, caption=text[::-1])
     return Sample(scene=scene, frames=frames, fps=fps)
 
@@ -83,6 +84,7 @@ def test_the_converted_model_scores_as_the_published_one_does(published, folder)
     assert weighed(SAMPLES) == pytest.approx([2 * vq - ta for vq, _, ta in expected], abs=1e-4)
     (said, *_) = one.explain(SAMPLES)
     vq, mq, ta = expected[0]
+    assert said is not None
     assert said.verdict == f"VQ {vq:+.2f}, MQ {mq:+.2f}, TA {ta:+.2f}"
 
 

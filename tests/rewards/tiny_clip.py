@@ -1,6 +1,7 @@
 """A CLIP of random weights, small enough for a test, in the hub's own layout."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import pre_tokenizers
@@ -38,6 +39,6 @@ def save_clip(folder: Path) -> Path:
     with without_bars():
         model.save_pretrained(folder)
     words.save_pretrained(folder)
-    size = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    size: Any = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
     CLIPImageProcessorPil(**size).save_pretrained(folder)
     return folder

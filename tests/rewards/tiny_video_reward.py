@@ -104,7 +104,7 @@ def _base(folder: Path) -> Path:
 
 
 def _config(vocabulary: int) -> Qwen2VLConfig:
-    ids = {f"{name}_token_id": SPECIAL.index(f"<|{name}|>") for name in ("vision_start", "vision_end")}
+    ids: Any = {f"{name}_token_id": SPECIAL.index(f"<|{name}|>") for name in ("vision_start", "vision_end")}
     return Qwen2VLConfig(
         text_config={
             "vocab_size": vocabulary,
