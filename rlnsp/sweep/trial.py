@@ -150,7 +150,7 @@ def _is_done(folder: Path, run: RunConfig) -> bool:
 def _command(run: RunConfig, folder: Path) -> list[str]:
     """New, or gone on with."""
     if folder.is_dir():
-        if checkpoint.newest_intact(folder / "checkpoints"):
+        if any(checkpoint.fault(one) is None for one in checkpoint.checkpoints(folder / "checkpoints")):
             return ["train", "--resume", str(folder)]
         shutil.rmtree(folder)  # stopped before its first checkpoint
     settings = folder.with_name(f"{folder.name}.yaml")
