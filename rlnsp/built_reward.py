@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from rlnsp.data import NUM_FUTURES, has_true_clips, true_clips
 from rlnsp.declaration import PARAMETERS, Declaration, Need, declared
 from rlnsp.lane import Lane
 from rlnsp.manifest import read_clip
-from rlnsp.protocols import ChecksScenes
+from rlnsp.protocols import ChecksScenes, KeepsRecord
 from rlnsp.settings import ConfigError, RewardSlot
 from rlnsp.types import NO_FRAMES, Sample, Scene
 
@@ -128,6 +129,20 @@ def check_scenes(rewards: Sequence[BuiltReward], scenes: Sequence[Scene]) -> Non
                 reward.call.check_scenes(scenes)
         except ValueError as error:
             raise ConfigError(f"rewards.{reward.name}: {error}") from error
+
+
+def keep_records(rewards: Sequence[BuiltReward], folder: Path) -> None:
+    """Give the rewards that keep something with a run a folder each, by name.
+
+    Raises:
+        ConfigError: one does not fit what is kept there.
+    """
+    for reward in rewards:
+        if isinstance(reward.call, KeepsRecord):
+            try:
+                reward.call.keep_in(folder / reward.name)
+            except ValueError as error:
+                raise ConfigError(f"rewards.{reward.name}: {error}") from error
 
 
 def from_function(function: Callable[..., Any]) -> Callable[[Sequence[Sample]], Any]:

@@ -100,7 +100,10 @@ class Reward(Protocol):
     """A score for each sample, higher is better.  It sees whole groups, so it may compare."""
 
     def __call__(self, samples: Sequence[Sample]) -> Sequence[float | BaseException | None]:
-        """One number a sample, in order; None, or an exception, where the sample could not be scored."""
+        """One number a sample, in order; None, or an exception, where the sample could not be scored.
+
+        None and ``Unscored`` leave the sample out; another exception is a failure of the reward.
+        """
         ...
 
 
@@ -117,6 +120,21 @@ class ChecksScenes(Protocol):
 
     def check_scenes(self, scenes: Sequence[Scene]) -> None:
         """Raise ValueError, in one line with the remedy, if it could not score a clip of one of them."""
+        ...
+
+
+@runtime_checkable
+class KeepsRecord(Protocol):
+    """What a reward adds that keeps files with a run: what it scored by, or what it need not ask again."""
+
+    def keep_in(self, folder: Path) -> None:
+        """Use this folder of the run's from now on; called before anything is scored.
+
+        It is there already where the run goes on.  Several processes may be given the same one.
+
+        Raises:
+            ValueError: in one line with the remedy, if what is kept there was made by another reward.
+        """
         ...
 
 

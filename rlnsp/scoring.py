@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from tenacity import AsyncRetrying, retry_if_not_exception_type, stop_after_attempt, wait_random_exponential
 
-from rlnsp.built_reward import BuiltReward, build_rewards, check_scenes, from_function
+from rlnsp.built_reward import BuiltReward, build_rewards, check_scenes, from_function, keep_records
 from rlnsp.declaration import Need
 from rlnsp.lane import in_background
 from rlnsp.protocols import Explains
 from rlnsp.redaction import redacted
-from rlnsp.types import Explanation, Sample, Scores, rows_by_scene
+from rlnsp.types import Explanation, Sample, Scores, Unscored, rows_by_scene
 
 __all__ = [
     "BuiltReward",
@@ -26,6 +26,7 @@ __all__ = [
     "check_scenes",
     "explain",
     "from_function",
+    "keep_records",
     "score",
 ]
 
@@ -51,9 +52,10 @@ def score(rewards: Sequence[BuiltReward], samples: Sequence[Sample], max_drop_sh
 class Judging:
     """The judgement of an iteration's samples: under way from the moment that they are taken.
 
-    A sample that its reward answered None for is unscored and leaves its group.  A call that raises, takes
-    too long, or answers with something else than a list of a value a sample has failed, and is made again as
-    often as the reward's ``retries`` say.  A value that is an exception or is not finite has failed too.
+    A sample that its reward answered None or ``Unscored`` for is unscored and leaves its group.  A call that
+    raises, takes too long, or answers with something else than a list of a value a sample has failed, and is
+    made again as often as the reward's ``retries`` say.  A value that is another exception or is not finite
+    has failed too.
     With ``on_failure`` raise the run stops; with drop, the samples concerned are unscored: for a call that
     raised, the scenes that fail when they are judged one at a time.
     """
@@ -212,6 +214,9 @@ async def _call(reward: BuiltReward, samples: Sequence[Sample], judgement: _Judg
 
 def _number(reward: BuiltReward, sample: Sample, value: Any, judgement: _Judgement) -> float:
     if value is None:
+        return math.nan
+    if isinstance(value, Unscored):
+        judgement.errors.append(redacted(f"scene {sample.scene.id!r}: {value}"))
         return math.nan
     try:
         if isinstance(value, BaseException):

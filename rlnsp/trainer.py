@@ -28,7 +28,7 @@ from rlnsp.protocols import Algorithm, EncodesVideo, Policy, SamplesWithAverage,
 from rlnsp.randomness import Randomness
 from rlnsp.rollout import rollout
 from rlnsp.rundir import RunFolder
-from rlnsp.scoring import BuiltReward, Judging, RewardFailed, build_rewards, check_scenes
+from rlnsp.scoring import BuiltReward, Judging, RewardFailed, build_rewards, check_scenes, keep_records
 from rlnsp.settings import ConfigError, RunConfig
 from rlnsp.summary import summarise
 from rlnsp.types import Scores
@@ -57,9 +57,11 @@ def train(config: RunConfig, output: Path, resume: bool = False) -> int:
     policy: Policy = open_policy(config.policy)
     algorithm_class = plugins.find("algorithms", config.algorithm.use)
     algorithm = algorithm_class(plugin_settings("algorithms", config.algorithm, "algorithm"), config.sampler)
-    run = Run(config, folder, policy, algorithm, build_rewards(config.rewards))
+    rewards = build_rewards(config.rewards)
+    run = Run(config, folder, policy, algorithm, rewards)
     if resume:
         run.resume()
+    keep_records(rewards, output / "rewards")
     return run.run()
 
 

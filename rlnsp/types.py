@@ -82,6 +82,13 @@ def rows_by_scene(samples: Sequence[Sample]) -> list[list[int]]:
     return list(rows.values())
 
 
+class Unscored(Exception):
+    """In place of a score: there is none, though nothing failed; the message says why.
+
+    The sample leaves its group, is counted, and the reason is shown, whatever ``on_failure`` says.
+    """
+
+
 @dataclass(frozen=True, kw_only=True)
 class Explanation:
     """Why a reward scored a sample as it did, for people to read."""

@@ -230,7 +230,7 @@ def test_the_command_takes_the_users_clips(mine, tmp_path, capsys):
     [
         (["test"], "names no reward"),
         (["test", "nsp_rewrad"], "did you mean 'nsp_reward'?"),
-        (["test", "nsp_reward", "rewards.nsp_reward.config.sotf=true"], "did you mean 'soft'?"),
+        (["test", "nsp_reward", "rewards.nsp_reward.config.mdoe=soft"], "did you mean 'mode'?"),
         (["test", "nsp_reward", "--manifest", "absent.jsonl"], "absent.jsonl: no such manifest"),
         (["test", "nsp_reward", "--scenes", "1"], "--scenes must be at least 2"),
     ],

@@ -80,7 +80,7 @@ class ChatClient:
 
     async def ask_all(self, questions: Sequence[Question]) -> list[Answer | Exception]:
         """Each question's answer, or why there is none, in order.  The same question is asked once."""
-        keys = [self.key(question) for question in questions]
+        keys = [question.key(self.identity()) for question in questions]
         different = dict(zip(keys, questions, strict=True))
         found = await asyncio.gather(
             *(self.ask(question) for question in different.values()), return_exceptions=True
@@ -100,7 +100,7 @@ class ChatClient:
             NoProbabilities: the server does not tell them.
             ValueError: what came is not an answer.
         """
-        key = self.key(question)
+        key = question.key(self.identity())
         if self.cache is not None and (known := self.cache.get(key)) is not None:
             return known
         async with self._places:
@@ -109,14 +109,13 @@ class ChatClient:
             self.cache.put(key, answer)
         return answer
 
-    def key(self, question: Question) -> str:
-        """What the question is cached by; not the address, since replicas answer alike."""
-        asked = {
+    def identity(self) -> dict[str, Any]:
+        """Which model is asked, and how, as JSON; not where, since replicas answer alike."""
+        return {
             "model": self.model,
             "temperature": self.config.temperature,
             "extra_body": self.config.extra_body,
         }
-        return question.key(asked)
 
     async def _asked(self, question: Question) -> Answer:
         from openai import APIConnectionError, APIStatusError

@@ -29,7 +29,7 @@ def test_true_futures_pass_and_static_ones_fail():
 
 
 def test_the_soft_score_is_the_share_of_checks_that_hold():
-    soft = NSPReward(NSPReward.Config(soft=True))
+    soft = NSPReward(NSPReward.Config(mode="soft"))
     clips = samples(still)
     verdicts = Tracker().judge([one.scene.context for one in clips], np.stack([one.frames for one in clips]))
     expected = [sum(v.checks.values()) / len(v.checks) for v in verdicts]
@@ -48,9 +48,9 @@ def test_the_reward_says_why():
     assert held.caption != failed.caption
 
 
-@pytest.mark.parametrize("is_soft", [False, True])
-def test_nsp_reward_keeps_to_the_seam(is_soft):
-    reward = NSPReward(NSPReward.Config(soft=is_soft))
+@pytest.mark.parametrize("mode", ["binary", "soft", "checklist", "pairwise"])
+def test_nsp_reward_keeps_to_the_seam(mode):
+    reward = NSPReward(NSPReward.Config(mode=mode))
     check_reward(reward, [*samples(true)[:3], *samples(still)[3:6]])
 
 

@@ -1,0 +1,66 @@
+"""Reading a judge's answer, strictly: one of two words, or their probabilities."""
+
+import math
+import re
+
+from rlnsp.chat import Answer
+from rlnsp.types import Unscored
+
+PASS_FAIL = ("Pass", "Fail")
+YES_NO = ("Yes", "No")
+FIRST_SECOND = ("First", "Second")
+LEAST_MASS = 0.5
+"""Of the two words' probabilities together; below it the judge was about to say something else."""
+TOP_LOGPROBS = 20
+"""The most that vLLM tells unless it is started otherwise, and that OpenAI tells."""
+
+_TOKENIZERS_SPACES = re.compile("[\u0120\u2581]")
+"""How byte-level and SentencePiece tokenizers write a space, where a server gives tokens as they are."""
+
+
+def verdict(answer: Answer, words: tuple[str, str]) -> bool:
+    """Whether the answer is the first of two words, and not the second.
+
+    Its last line must be one of them and nothing else but punctuation, after "Verdict:" or "Answer:" if it
+    likes; case does not matter.  So a judge may think before, but not waver.
+
+    Raises:
+        Unscored: it is neither.
+    """
+    lines = [line for line in answer.text.splitlines() if line.strip()]
+    last = lines[-1] if lines else ""
+    found = re.fullmatch(rf"\W*(?:(?:verdict|answer)\W+)?({'|'.join(words)})\W*", last, re.IGNORECASE)
+    if not found:
+        raise Unscored(f"the judge says neither {words[0]} nor {words[1]}: {answer.text[:200]!r}")
+    return found.group(1).lower() == words[0].lower()
+
+
+def probability(answer: Answer, words: tuple[str, str]) -> float:
+    """p(first) / (p(first) + p(second)), from where the answer's first token with letters in it stands.
+
+    A token stands for a word that it is or begins; spaces, case and punctuation do not matter.
+
+    Raises:
+        Unscored: the two have less than half of the probability between them.
+    """
+    first = next((token for token in answer.tokens if _letters(token.text)), None)
+    mass = [0.0, 0.0]
+    for text, logprob in first.likeliest if first else ():
+        meant = [_stands_for(text, word) for word in words]
+        if sum(meant) == 1:
+            mass[meant.index(True)] += math.exp(logprob)
+    if sum(mass) < LEAST_MASS:
+        raise Unscored(
+            f"{words[0]} and {words[1]} together have a probability of {sum(mass):.2f} where the judge "
+            f"begins its answer; it says {answer.text[:200]!r}"
+        )
+    return mass[0] / sum(mass)
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[\W_]+", " ", _TOKENIZERS_SPACES.sub(" ", text)).strip().lower()
+
+
+def _stands_for(text: str, word: str) -> bool:
+    letters, word = _letters(text), word.lower()
+    return bool(letters) and (word.startswith(letters) or letters.split()[0] == word)
