@@ -23,6 +23,8 @@ class ChatServer(Judge):
     def __init__(self, speak: Callable[[str, list[np.ndarray]], Said], model: str = "model") -> None:
         super().__init__()
         self.speak, self.model = speak, model
+        self.tells = True
+        """Probabilities, where it is asked for them."""
         self.asked: list[dict[str, Any]] = []
 
     @property
@@ -51,7 +53,7 @@ class ChatServer(Judge):
         words, tokens = (said, []) if isinstance(said, str) else said
         choice: dict[str, Any] = {"index": 0, "finish_reason": "stop"}
         choice["message"] = {"role": "assistant", "content": words}
-        if request.get("logprobs"):
+        if request.get("logprobs") and self.tells:
             choice["logprobs"] = {"content": [told(token, request["top_logprobs"]) for token in tokens]}
         body = {
             "id": "1",

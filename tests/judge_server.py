@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 FAULTS = {
+    "401": (401, b"{}"),
     "429": (429, b"{}"),
     "500": (500, b"boom"),
     "malformed": (200, b'{"scores": [0.1, '),

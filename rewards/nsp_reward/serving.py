@@ -77,8 +77,6 @@ class Serving:
         words += ["--max-logprobs", str(self.logprobs)]
         # Greedy means greedy: a model's own defaults, such as a repetition penalty, would change answers.
         words += ["--generation-config", "vllm"]
-        # The same clip is judged once: what a cache of images would hold is not asked for again.
-        words += ["--no-enable-log-requests"]
         if not self.cpu:
             words += ["--gpu-memory-utilization", f"{self.gpu_memory:g}"]
             words += ["--tensor-parallel-size", str(self.tensor_parallel)]
@@ -106,14 +104,15 @@ class Serving:
             for replica in range(self.replicas)
         ]
 
-    def settings(self) -> list[str]:
-        """What tells the reward of it, as overrides of a config."""
+    def use(self) -> str:
+        """The command that trains by it, as a shell takes it."""
         place = "rewards.nsp_reward.config"
-        return [
+        settings = [
             f"{place}.judge=openai",
             f"{place}.openai.base_urls=[{','.join(self.urls)}]",
             f"{place}.openai.model={self.served_name}",
         ]
+        return shlex.join(["rlnsp", "train", "--reward", "nsp_reward", *settings])
 
 
 def connected(config: ChatConfig, cache: AnswerCache | None) -> ChatClient:
