@@ -50,15 +50,10 @@ class Server:
     def start(self) -> float:
         """Start it, and wait until it answers; the seconds that took."""
         began = time.monotonic()
-        # Bound to one core, as it would be, it stands still while others have that core.
-        variables = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
-        variables |= {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+        variables = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "OMP_NUM_THREADS": "1"}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [
-                    *self.serving.command(),
-                    "--enforce-eager",
-                ],  # to compile takes longer than all that is asked
+                self.serving.command(),
                 env={**os.environ, **self.serving.environment(), **variables},
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -101,7 +96,8 @@ def settings(server: Server) -> list[str]:
     """Of the reward, as overrides of a run."""
     place = "rewards.nsp_reward.config"
     return [
-        *server.serving.settings(),
+        f"{place}.judge=openai",
+        f"{place}.openai.base_urls=[{server.url}]",
         f"{place}.prompts=world",
         f"{place}.frames.fps={FRAMES_PER_SECOND}",
         f"{place}.openai.retries=1",
