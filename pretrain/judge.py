@@ -23,6 +23,7 @@ from pretrain.judge_clips import PART, Frames, faulty, generated_clips, true_cli
 from pretrain.judge_turns import JudgeTurns, Shown, Turn, copies, judge_turns
 from pretrain.marks import check_same, read_json, write_json
 from pretrain.trl_loop import run_stage, trl_arguments
+from pretrain.wider_heads import with_wider_heads
 from rlnsp import config as configs
 from rlnsp.settings import ConfigError
 
@@ -52,9 +53,11 @@ class JudgeConfig:
     """Of each, so many mirrored and recoloured forms."""
     true: int = 1200
     faulty: int = 1200
+    head_dim: int = 32
+    """Of its attention: vLLM's kernels for CPUs want 32 at least, and the comprehension model has 16."""
     clip_frames: int = 5
     """Evenly spaced frames that it is shown of a clip."""
-    steps: int = 1200
+    steps: int = 1000
     batch_size: int = 16
     learning_rate: float = 1e-3
     save_every: int = 200
@@ -95,6 +98,8 @@ def _trained(config: JudgeConfig, folder: Path) -> Comprehension:
     comprehension = weights.load_comprehension(
         Source(path=str(start / "comprehension")), limits=Limits(clip_frames=config.clip_frames)
     )
+    torch.manual_seed(config.seed)
+    comprehension.model = with_wider_heads(comprehension.model, config.head_dim)
     model = comprehension.model.requires_grad_(True).train()
     arguments = trl_arguments(
         folder / "training",
@@ -104,7 +109,6 @@ def _trained(config: JudgeConfig, folder: Path) -> Comprehension:
         save_every=config.save_every,
         seed=config.seed,
     )
-    torch.manual_seed(config.seed)
     trainer = SFTTrainer(
         model=model,
         args=arguments,

@@ -6,7 +6,7 @@ import pytest
 from pretrain import judge_clips
 from pretrain.judge_clips import FAULTS, faulty, generated_clips, recoloured, true_clips
 from pretrain.judge_turns import NAMES, SAME, Shown, copies
-from rlnsp.settings import SamplerConfig
+from rlnsp.settings import SamplerConfig, WindowConfig
 from rlnsp.testing.toy import ToyPolicy
 from rlnsp.world import Tracker, language
 from rlnsp.world.events import split_of
@@ -60,7 +60,10 @@ def test_a_fault_leaves_few_clips_true_and_all_of_their_shape(name: str, monkeyp
 
 def test_generated_clips_are_made_once_and_a_part_at_a_time(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(judge_clips, "PART", 3)
-    policy, sampler = ToyPolicy(ToyPolicy.Config()), SamplerConfig(num_steps=2)
+    policy, sampler = (
+        ToyPolicy(ToyPolicy.Config()),
+        SamplerConfig(num_steps=2, rule="ode", window=WindowConfig(size=1)),
+    )
     events, clips = generated_clips(policy, sampler, 2, 5, tmp_path)
     assert (len(events), len(clips)) == (6, 6)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
