@@ -19,8 +19,8 @@ def with_wider_heads(
     """A copy of ``model`` with W / ``head_dim`` heads, one for each head of keys and values that it has.
 
     Of the query heads that share keys and values, the one with the largest weights is kept, and does what it
-    did: its rotary frequencies are among those of a wider head.  What a wider one has room for beside that has
-    no effect yet, but a gradient.  Seeded by the caller.
+    did: its rotary frequencies are among a wider one's.  What that has room for beside has no effect yet, but
+    a gradient.  Seeded by the caller.
 
     Raises:
         ConfigError: that many heads are not as many as its heads of keys and values, or not wider.
