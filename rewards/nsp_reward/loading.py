@@ -61,6 +61,10 @@ def load_qwen(config: LocalConfig) -> tuple[Any, Any, Any]:
         raise ConfigError(
             f"transformers.model: {path} lacks the weights {missing[0]!r} ({len(missing)} in all)"
         )
+    if not tokenizer.chat_template:
+        raise ConfigError(
+            f"transformers.model: {path} has no chat template; take a model that follows instructions"
+        )
     ends = model.generation_config.eos_token_id
     ends = [ends] if isinstance(ends, int) else [*(ends or [tokenizer.eos_token_id])]
     # Its own defaults may hold a temperature and a penalty for repetition.

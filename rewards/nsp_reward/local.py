@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from jinja2 import TemplateError
 from PIL import Image
 
 from rlnsp.chat import Answer, AnswerCache, Question, Token
@@ -71,8 +72,7 @@ class LocalChat:
         self.home = torch.device("cpu") if config.offload else self.device
         self.model.to(self.home)
         self._turn = threading.Lock()
-        probe = self._rendered([{"type": "image"}, {"type": "text", "text": "x"}])
-        self._lists = probe.count(FRAME) == 1 and "'text'" not in probe
+        self._lists = self._takes_parts()
 
     def identity(self) -> Mapping[str, Any]:
         """The model's name, what its files are told apart by, and its precision."""
@@ -117,6 +117,14 @@ class LocalChat:
             yield
         finally:
             self.model.to(self.home)
+
+    def _takes_parts(self) -> bool:
+        """Whether the chat template reads images and texts apart, or one text with all in it."""
+        try:
+            rendered = self._rendered([{"type": "image"}, {"type": "text", "text": "x"}])
+        except (TypeError, TemplateError):
+            return False
+        return rendered.count(FRAME) == 1 and "'text'" not in rendered
 
     def _rendered(self, content: Any) -> str:
         return str(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -14,7 +16,6 @@ from numpy.typing import NDArray
 from rewards.nsp_reward.judging import Decision, Mode
 from rewards.nsp_reward.prompts import Prompts, filled, with_clips
 from rewards.nsp_reward.verdicts import FIRST_SECOND, PASS_FAIL, TOP_LOGPROBS, YES_NO, probability, verdict
-from rlnsp.atomic import written_whole
 from rlnsp.chat import Answer, AnswerCache, FramesConfig, Question, sampled
 from rlnsp.types import Sample, Unscored
 
@@ -120,8 +121,10 @@ class ModelJudge:
             (folder / "prompts").mkdir(parents=True, exist_ok=True)
             for name, text in self.prompts.texts.items():
                 (folder / "prompts" / f"{name}.txt").write_text(text + "\n", encoding="utf-8")
-            with written_whole(path) as aside:
-                aside.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+            # Under a name of its own first: each process of a run writes it.
+            with tempfile.NamedTemporaryFile("w", dir=folder, delete=False, encoding="utf-8") as aside:
+                aside.write(json.dumps(record, indent=2) + "\n")
+            os.replace(aside.name, path)
         if self.chat.cache is None:
             self.chat.cache = AnswerCache(folder / "answers.sqlite")
 

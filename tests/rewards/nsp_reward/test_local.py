@@ -21,12 +21,12 @@ from tests.chat_server import speaking
 
 SHIPPED = Path(__file__).parents[3] / "policies" / "world" / "comprehension"
 """Reads the world's words; as a judge it knows little, which is no matter here."""
-SCENES = scenes("heldout", 32, 0)[:4]
+SCENES = scenes("heldout", 32, 0)[1:4]
 SAMPLES = [
     Sample(scene=scene, frames=futures(scene.context, 1, seed)[0], fps=FPS)
     for seed, scene in enumerate(SCENES)
 ]
-ASKING = {"prompts": "world", "frames": FramesConfig(fps=3.0), "caption_tokens": 40, "verdict_tokens": 3}
+ASKING = {"prompts": "world", "frames": FramesConfig(fps=3.0), "caption_tokens": 12, "verdict_tokens": 2}
 
 
 def local_config(**settings):
@@ -47,7 +47,7 @@ class SlowOracle:
         self.images = Qwen2VLImageProcessorPil.from_pretrained(SHIPPED)
         self.reader = Comprehension(self.model, self.tokenizer, self.images)
 
-    def speak(self, text, images, most=40):
+    def speak(self, text, images, most=12):
         extra, counts = {}, []
         if images:
             extra = dict(self.images(images=[Image.fromarray(one) for one in images], return_tensors="pt"))
@@ -76,11 +76,12 @@ def test_local_and_served_judges_of_the_same_weights_agree(chat):
     with speaking(SlowOracle().speak) as server:
         asked = ChatConfig(base_urls=[server.url], concurrency=1)
         served = NSPReward(NSPReward.Config(judge="openai", mode="soft", openai=asked, **ASKING))
-        for one, other in zip(local.judge.decide(SAMPLES), served.judge.decide(SAMPLES), strict=True):
-            assert one.caption == other.caption
-            assert one.score == pytest.approx(other.score, abs=1e-4)
-            assert one.passed == other.passed
-    assert len({decision.caption for decision in local.judge.decide(SAMPLES)}) > 1
+        found = list(zip(local.judge.decide(SAMPLES), served.judge.decide(SAMPLES), strict=True))
+    for one, other in found:
+        assert one.caption == other.caption
+        assert one.score == pytest.approx(other.score, abs=1e-4)
+        assert one.passed == other.passed
+    assert len({one.caption for one, _ in found}) > 1
 
 
 def questions():

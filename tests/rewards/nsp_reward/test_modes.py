@@ -146,7 +146,7 @@ def test_the_reward_says_why(server):
     assert "no verdict: the judge says neither Pass nor Fail" in unread.verdict
 
 
-@pytest.mark.parametrize("mode", ["binary", "soft", "checklist", "pairwise"])
+@pytest.mark.parametrize("mode", ["soft", "pairwise"])
 def test_the_reward_keeps_to_the_seam(server, mode):
     check_reward(reward(server, mode), [sample(200), sample(50), sample(101, "b"), sample(90, "b")])
 

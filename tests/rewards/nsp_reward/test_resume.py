@@ -56,7 +56,7 @@ def run_config(url, **settings):
         algorithm=Slot(use="grpo"),
         sampler=SamplerConfig(num_steps=5, window=WindowConfig(size=2)),
         trainer=TrainerConfig(
-            num_iterations=3, scenes_per_iteration=2, group_size=4, save_every=0, report=False, trackers=[]
+            num_iterations=2, scenes_per_iteration=2, group_size=4, save_every=0, report=False, trackers=[]
         ),
         evaluation=EvaluationConfig(num_scenes=2, bootstrap=10, keep_clips=1),
     )
