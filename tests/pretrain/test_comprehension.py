@@ -15,9 +15,9 @@ from pretrain.clips import Clips
 from pretrain.comprehension import (
     ComprehensionConfig,
     build_comprehension,
-    last_checkpoint,
     train_comprehension,
 )
+from pretrain.trl_loop import last_checkpoint
 from pretrain.turns import FACTS, IGNORED, TASKS, Turns, turns, words_of
 from rlnsp.config import ConfigError
 from rlnsp.interruption import Interrupted

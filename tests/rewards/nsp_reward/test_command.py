@@ -51,6 +51,8 @@ def test_on_a_cpu_it_says_nothing_of_gpus(tmp_path, capsys):
     )
     program, given = flags(capsys.readouterr().out.splitlines()[0])
     assert program[0].startswith("VLLM_CPU_KVCACHE_SPACE=")
+    assert "VLLM_CPU_OMP_THREADS_BIND=nobind" in program
+    assert program[-1] == "--enforce-eager"
     assert given["--served-model-name"] == "small"
     assert given["--dtype"] == "float32"
     assert not any("gpu" in name or "parallel" in name for name in given)

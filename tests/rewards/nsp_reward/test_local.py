@@ -11,8 +11,8 @@ from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from policies.unified.comprehension import Comprehension
-from rewards.nsp_reward.reward import NSPReward
 from rewards.nsp_reward.local import LocalChat, LocalConfig
+from rewards.nsp_reward.reward import NSPReward
 from rlnsp.chat import AnswerCache, ChatConfig, FramesConfig, Question
 from rlnsp.settings import ConfigError
 from rlnsp.types import Sample

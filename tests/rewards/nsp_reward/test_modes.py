@@ -4,8 +4,8 @@ import re
 import openai
 import pytest
 
-from rewards.nsp_reward.reward import NSPReward
 from rewards.nsp_reward.prompts import PACKAGED
+from rewards.nsp_reward.reward import NSPReward
 from rlnsp.chat import FramesConfig
 from rlnsp.scoring import BuiltReward, score
 from rlnsp.testing import check_reward

@@ -1,0 +1,163 @@
+"""A judge of the embedded world: the comprehension model goes on to learn from what a policy makes, by TRL.
+
+What a clip shows and whether that follows, the tracker says.  Captions are those of ``pretrain.recognition``.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset
+from trl.trainer.sft_trainer import SFTTrainer
+
+from policies.settings import Source
+from policies.unified import files, weights
+from policies.unified.comprehension import Comprehension
+from policies.unified.policy import Unified
+from policies.unified.settings import Limits
+from pretrain.judge_clips import PART, Frames, faulty, generated_clips, true_clips
+from pretrain.judge_turns import JudgeTurns, Shown, Turn, copies, judge_turns
+from pretrain.marks import check_same, read_json, write_json
+from pretrain.trl_loop import run_stage, trl_arguments
+from pretrain.wider_heads import with_wider_heads
+from rlnsp import config as configs
+from rlnsp.settings import ConfigError
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{% if message.content is string %}{{ message.content }}{% else %}{% for part in message.content %}"
+    "{% if part.type == 'text' %}{{ part.text }}{% else %}"
+    "<|vision_start|><|image_pad|><|vision_end|>{% endif %}"
+    "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""As the comprehension model's, and of messages in parts, as servers get them.  Nothing stands between two
+frames, so that a server reads what the model was trained on."""
+HELD_OUT = 48
+"""True clips of held-out scenes, and as many faulty ones, for the curves."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeConfig:
+    """What the judge learns from, and how."""
+
+    policy: str = "world"
+    """A policy folder: whose clips are judged, and whose comprehension model the judge starts as."""
+    generated: int = 1600
+    """The policy's clips; a multiple of ``PART``."""
+    copies: int = 3
+    """Of each, so many mirrored and recoloured forms."""
+    true: int = 1200
+    faulty: int = 1200
+    head_dim: int = 32
+    """Of its attention: vLLM's kernels for CPUs want 32 at least, and the comprehension model has 16."""
+    clip_frames: int = 5
+    """Evenly spaced frames that it is shown of a clip."""
+    steps: int = 1000
+    batch_size: int = 16
+    learning_rate: float = 1e-3
+    save_every: int = 200
+    first_scenes: int = 1001
+    """The seed of the first ``PART`` scenes."""
+    seed: int = 0
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("generated", "true", "faulty", "clip_frames", "steps", "batch_size", "save_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"judge.{name} must be at least 1; got {getattr(self, name)}")
+        if self.generated % PART:
+            raise ConfigError(f"judge.generated must be a multiple of {PART}; got {self.generated}")
+
+
+def train_judge(config: JudgeConfig, folder: Path) -> Comprehension:
+    """Train, or go on from what lies in ``folder``; returns the model in eval mode, frozen.
+
+    Raises:
+        ConfigError: the folder was begun with other settings, or there is no such policy.
+        Interrupted: stopped and saved; the same call goes on.
+    """
+    torch.set_num_threads(config.threads)
+    # Activations near zero are otherwise computed as denormals, many times slower on a CPU.
+    torch.set_flush_denormal(True)
+    begun = folder / "settings.json"
+    if begun.is_file():
+        check_same(folder, read_json(begun), asdict(config))
+    write_json(begun, asdict(config))
+    with _timed(folder / "time.json"):
+        return _trained(config, folder)
+
+
+def _trained(config: JudgeConfig, folder: Path) -> Comprehension:
+    start = files.policy_folder(config.policy)
+    clips, lessons, asked = _lessons(config, start, folder)
+    comprehension = weights.load_comprehension(
+        Source(path=str(start / "comprehension")), limits=Limits(clip_frames=config.clip_frames)
+    )
+    torch.manual_seed(config.seed)
+    comprehension.model = with_wider_heads(comprehension.model, config.head_dim)
+    model = comprehension.model.requires_grad_(True).train()
+    arguments = trl_arguments(
+        folder / "training",
+        steps=config.steps,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        save_every=config.save_every,
+        seed=config.seed,
+    )
+    trainer = SFTTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=Dataset.from_list([asdict(turn) for turn in lessons]),
+        eval_dataset=Dataset.from_list([asdict(turn) for turn in asked]),
+        data_collator=JudgeTurns(comprehension=comprehension, clips=clips),
+        processing_class=comprehension.tokenizer,
+    )
+    run_stage(trainer, model, folder / "training")
+    comprehension.tokenizer.chat_template = CHAT_TEMPLATE
+    return comprehension
+
+
+@contextmanager
+def _timed(path: Path) -> Iterator[None]:
+    """Adds what is done inside to what earlier sittings took."""
+    before = read_json(path) if path.is_file() else {"seconds": 0.0, "cpu_seconds": 0.0}
+    wall, cpu = time.monotonic(), time.process_time()
+    try:
+        yield
+    finally:
+        took = {"seconds": time.monotonic() - wall, "cpu_seconds": time.process_time() - cpu}
+        write_json(path, {name: round(before[name] + took[name], 1) for name in took})
+
+
+def _lessons(config: JudgeConfig, start: Path, folder: Path) -> tuple[Frames, list[Turn], list[Turn]]:
+    """All clips (R, F, H, W, 3), and the turns about them to train on and to be tried on."""
+    rng = np.random.default_rng(config.seed)
+    policy = Unified(Unified.Config(folder=str(start), device="cpu"))
+    sampler = configs.load("world", []).sampler
+    events, generated = generated_clips(
+        policy, sampler, config.generated // PART, config.first_scenes, folder / "clips"
+    )
+    true_events, true = true_clips("train", config.true, rng)
+    events += true_events
+    sources = rng.choice(len(events), config.faulty)
+    bad = faulty(np.concatenate([generated, true])[sources], rng)
+    events += [events[row] for row in sources]
+    kept_events, kept = true_clips("heldout", HELD_OUT, rng)
+    clips = np.concatenate([generated, true, bad, kept, faulty(kept, rng)])
+    shown = [Shown(row, event) for row, event in enumerate(events)]
+    forms = [form for one in shown[: len(generated)] for form in copies(one, config.copies, rng)]
+    unseen = [Shown(len(events) + row, event) for row, event in enumerate([*kept_events, *kept_events])]
+    lessons = _kept(folder / "lessons.json", lambda: judge_turns(clips, shown + forms, rng))
+    return clips, lessons, _kept(folder / "asked.json", lambda: judge_turns(clips, unseen, rng))
+
+
+def _kept(path: Path, make: Callable[[], list[Turn]]) -> list[Turn]:
+    """What was made once; it takes minutes."""
+    if not path.is_file():
+        write_json(path, {"turns": [asdict(turn) for turn in make()]})
+    return [Turn(**turn) for turn in read_json(path)["turns"]]

@@ -1,0 +1,78 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from pretrain.judge import CHAT_TEMPLATE, JudgeConfig, train_judge
+from pretrain.judge_clips import PART, true_clips
+from pretrain.tokenizer import CHAT_TEMPLATE as TEXT_TEMPLATE
+from pretrain.tokenizer import byte_tokenizer
+from rlnsp.settings import ConfigError
+
+TINY = JudgeConfig(generated=PART, copies=0, true=2, faulty=2, clip_frames=2, steps=2, batch_size=2)
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder whose generated clips are there, few of them different: labelling them takes long."""
+    folder = tmp_path_factory.mktemp("judge")
+    (folder / "clips").mkdir()
+    _, clips = true_clips("train", 4, np.random.default_rng(0))
+    frames = torch.from_numpy(clips).repeat(PART // 4, 1, 1, 1, 1)
+    save_file({"frames": frames}, folder / "clips" / f"generated-{TINY.first_scenes}.safetensors")
+    return folder
+
+
+@pytest.fixture
+def labelled(monkeypatch) -> None:
+    import pretrain.judge as judge
+
+    whole = judge.judge_turns
+    monkeypatch.setattr(judge, "judge_turns", lambda clips, shown, rng: whole(clips, shown[:6], rng))
+    monkeypatch.setattr(judge, "HELD_OUT", 1)
+
+
+def test_a_judge_is_trained_from_the_comprehension_model_and_a_second_call_does_nothing_more(
+    begun: Path, labelled
+) -> None:
+    made = train_judge(TINY, begun)
+    assert not made.model.training
+    assert not any(value.requires_grad for value in made.model.parameters())
+    assert made.tokenizer.chat_template == CHAT_TEMPLATE
+    lines = [json.loads(line) for line in (begun / "training" / "metrics.jsonl").read_text().splitlines()]
+    assert any("eval_loss" in line for line in lines)
+    took = json.loads((begun / "time.json").read_text())
+    assert took["cpu_seconds"] > 0
+    again = train_judge(TINY, begun)
+    for name, value in again.model.state_dict().items():
+        assert torch.equal(value, made.model.state_dict()[name]), name
+    assert json.loads((begun / "time.json").read_text())["seconds"] > took["seconds"]
+    with pytest.raises(ConfigError, match="steps was 2, now 3"):
+        train_judge(JudgeConfig(**{**vars(TINY), "steps": 3}), begun)
+
+
+@pytest.mark.parametrize(("name", "value"), [("steps", 0), ("generated", PART + 1), ("clip_frames", 0)])
+def test_settings_that_cannot_be_are_refused(name: str, value: int) -> None:
+    with pytest.raises(ConfigError, match=f"judge.{name} must be .*; got {value}"):
+        JudgeConfig(**{name: value})
+
+
+def test_a_turn_in_parts_reads_as_the_text_that_the_judge_was_trained_on() -> None:
+    tokenizer = byte_tokenizer()
+
+    def rendered(template: str, content: object) -> str:
+        turn = [{"role": "user", "content": content}]
+        return str(
+            tokenizer.apply_chat_template(
+                turn, chat_template=template, tokenize=False, add_generation_prompt=True
+            )
+        )
+
+    frame = "<|vision_start|><|image_pad|><|vision_end|>"
+    parts = [{"type": "image"}, {"type": "image_url"}, {"type": "text", "text": "Describe the video."}]
+    whole = f"{frame}{frame}Describe the video."
+    assert rendered(CHAT_TEMPLATE, parts) == rendered(TEXT_TEMPLATE, whole)
+    assert rendered(CHAT_TEMPLATE, "Plain.") == rendered(TEXT_TEMPLATE, "Plain.")
