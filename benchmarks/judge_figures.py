@@ -19,9 +19,9 @@ from benchmarks.judge_weights import TO
 from policies.unified import files
 from policies.unified.policy import Unified
 from pretrain.judge import JudgeConfig
-from rewards.nsp_reward import NSPReward
 from rewards.nsp_reward.evaluation import Labelled, measure, world_clips
 from rewards.nsp_reward.local import LocalConfig
+from rewards.nsp_reward.reward import NSPReward
 from rlnsp import config, world
 from rlnsp.chat import FramesConfig
 from rlnsp.randomness import Randomness

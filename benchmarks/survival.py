@@ -200,7 +200,7 @@ def _cut_in_a_write(settings: RunConfig, folder: Path, fault: Callable[[], None]
                 return REACHED_END
             return 0  # an operation that may fail
 
-        Run._save = cut
+        Run._save = cut  # pyright: ignore[reportAttributeAccessIssue]
         return train(settings, Path("run"))
 
     assert in_child(act) == 0

@@ -91,7 +91,7 @@ def _candidates(tracks: Tracks, clip: int) -> Iterator[Event]:
     largest = np.nan_to_num(tracks.area[clip]).max(0)
     colours = [int(k) for k in np.argsort(-largest)[:MOST_COLOURS] if largest[k] >= MIN_AREA]
     stars = [k for k in colours if _mean(tracks.y[clip, :, k]) < STAR_BELOW]
-    kinds = [kind for kind in KINDS if (kind == "light") == bool(tracks.light[clip].min() < DARK)]
+    kinds: list[Kind] = [kind for kind in KINDS if (kind == "light") == bool(tracks.light[clip].min() < DARK)]
     for actor, other in permutations(colours, 2):
         for star in [k for k in stars if k not in (actor, other)] or [None]:
             for kind in kinds:

@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, TrackioTracker, WandBTracker
 from PIL import Image
-from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
 from rlnsp.settings import ConfigError
 
@@ -59,7 +60,8 @@ def show(tracker: GeneralTracker, clips: Mapping[str, Clip], step: int) -> None:
         case TensorBoardTracker():
             # As torch's add_video does it, which wants moviepy for no more than the GIF.
             values = [Summary.Value(tag=name, image=_gif(clip)) for name, clip in clips.items()]
-            tracker.tracker.file_writer.add_summary(Summary(value=values), step)
+            writer: Any = tracker.tracker.file_writer
+            writer.add_summary(Summary(value=values), step)
             tracker.tracker.flush()
         case WandBTracker():
             import wandb  # pyright: ignore[reportMissingImports]

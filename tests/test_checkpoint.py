@@ -88,6 +88,7 @@ def test_a_save_that_is_killed_at_any_moment_leaves_a_checkpoint_to_go_on_from(t
     one, other = trained(), trained()
     one.optimizer.step()
     left = set()
+    at = 0
     for at in range(200):
         folder = tmp_path / str(at)
         save(folder, 1, one, {}, CONFIG)
@@ -123,6 +124,7 @@ def test_a_disk_that_is_full_at_any_moment_is_one_error_and_nothing_is_left_half
     state = trained()
     faults = FileFaults(0, full_disk)
     save(tmp_path, 1, state, {}, CONFIG)
+    at = 0
     for at in range(200):
         faults.at, faults.count = at, 0
         refused = None

@@ -83,7 +83,7 @@ def test_tensorboard_gets_a_clip_that_moves_and_forgets_what_came_after_the_chec
     moving = Image.open(io.BytesIO(shown.encoded_image_string))
     assert moving.format == "GIF"
     greys = []
-    for number in range(moving.n_frames):
+    for number in range(moving.n_frames):  # pyright: ignore[reportAttributeAccessIssue]
         moving.seek(number)
         greys.append(moving.convert("RGB").getpixel((5, 5)))
         assert moving.info["duration"] == pytest.approx(125, abs=10)

@@ -1,3 +1,5 @@
+# pyright: reportAttributeAccessIssue=false
+# An answer is read as one: where it is an exception, the test fails.
 import threading
 import time
 

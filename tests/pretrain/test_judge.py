@@ -57,7 +57,7 @@ def test_a_judge_is_trained_from_the_comprehension_model_and_a_second_call_does_
 @pytest.mark.parametrize(("name", "value"), [("steps", 0), ("generated", PART + 1), ("clip_frames", 0)])
 def test_settings_that_cannot_be_are_refused(name: str, value: int) -> None:
     with pytest.raises(ConfigError, match=f"judge.{name} must be .*; got {value}"):
-        JudgeConfig(**{name: value})
+        JudgeConfig(**{name: value})  # pyright: ignore[reportArgumentType]
 
 
 def test_a_turn_in_parts_reads_as_the_text_that_the_judge_was_trained_on() -> None:

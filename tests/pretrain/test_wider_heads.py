@@ -1,3 +1,5 @@
+# pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportOptionalMemberAccess=false
+# torch types a module's parts as tensors or modules.
 import numpy as np
 import pytest
 import torch

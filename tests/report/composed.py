@@ -95,7 +95,7 @@ def evaluation(held_out: list[Scene], share: float) -> Evaluation:
     return Evaluation(
         scene_ids=[scene.id for scene in held_out],
         scores={
-            "nsp_reward": judge(samples),
+            "nsp_reward": [float(score) for score in judge(samples) if not isinstance(score, Exception)],
             "distance_to_future": [math.nan, *(0.02 for _ in samples[1:])],
         },
         how={"sampler": "ode", "num_steps": 8, "guidance_scale": 1.0, "seeds": [0], "weights": "live"},

@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 import pytest
 
-from rewards.nsp_reward import NSPReward
 from rewards.nsp_reward.judging import Decision
 from rewards.nsp_reward.local import LocalConfig
+from rewards.nsp_reward.reward import NSPReward
 from rlnsp.built_reward import build_rewards
 from rlnsp.chat import ChatConfig, FramesConfig
 from rlnsp.scoring import RewardFailed, score

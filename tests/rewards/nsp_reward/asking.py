@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from rewards.nsp_reward.judging import Mode
 from rewards.nsp_reward.reward import NSPReward
 from rlnsp.chat import ChatConfig
 from rlnsp.types import Sample, Scene
@@ -15,7 +16,7 @@ def sample(level, scene="a", frames=9):
     return Sample(scene=Scene(id=scene, context=f"after {scene}"), frames=clip, fps=FPS)
 
 
-def reward(server, mode="binary", **settings):
+def reward(server, mode: Mode = "binary", **settings):
     """The reward, whose judge is the server."""
     chat = ChatConfig(base_urls=[server.url], retry_wait_s=0.01, retries=1)
     return NSPReward(NSPReward.Config(judge="openai", mode=mode, openai=chat, **settings))

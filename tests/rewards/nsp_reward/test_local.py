@@ -1,3 +1,5 @@
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false
+# A decision is read as one: where it is an exception, the test fails.
 """A judge in this process and one behind a server, given the same weights, say the same."""
 
 import shutil
