@@ -138,3 +138,13 @@ def test_a_run_that_fails_says_why(tmp_path, capsys):
 def test_a_sweep_without_a_name_needs_a_folder(tmp_path, capsys):
     assert cli.main(["sweep", f"config={toy_config(tmp_path)}", "metric=bright", "seeds=1"]) == 2
     assert "--output is missing" in capsys.readouterr().err
+
+
+def test_a_cell_that_trains_nothing_is_evaluated(tmp_path):
+    folder = tmp_path / "run"
+    config = str(toy_config(tmp_path))
+    assert cli.main(["train", "--config", config, "trainer.num_iterations=0", "--output", str(folder)]) == 0
+    found = trial.read(folder, "bright")
+    assert found.after == found.before
+    assert (found.iterations, len(found.after["bright"])) == (0, 8)
+    assert found.mean("bright") == pytest.approx(after(folder), abs=1e-6)
