@@ -15,7 +15,7 @@ from rlnsp.opening import open_policy
 from rlnsp.resuming import MAY_DIFFER
 from rlnsp.settings import ConfigError, EvaluationConfig, Slot
 from rlnsp.trainer import Run, train
-from tests.toy_runs import metrics_of, summary_of
+from tests.toy_runs import metrics_of, summary_of, toy_config
 
 
 def test_a_run_goes_on_bit_for_bit_after_kill_9_or_a_full_disk_whenever_that_comes():
@@ -30,13 +30,20 @@ def test_a_run_goes_on_bit_for_bit_after_kill_9_or_a_full_disk_whenever_that_com
     assert [int(tried) for _, tried in counts] == [1, 2, 2]
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run of 4 iterations with checkpoints at 2 and 4."""
+    folder = tmp_path_factory.mktemp("whole")
+    settings = {"num_iterations": 4, "group_size": 3, "trackers": []}
+    config = toy_config(folder, evaluation=EvaluationConfig(num_scenes=4, bootstrap=10), **settings)
+    assert train(config, folder / "run") == 0
+    return folder / "run"
+
+
 @pytest.fixture
-def halves(toy, tmp_path):
-    """A run of 4 iterations with checkpoints at 2 and 4, to go on with or to damage."""
-    run = tmp_path / "run"
-    config = toy(num_iterations=4, group_size=3, trackers=[], evaluation=EvaluationConfig(num_scenes=4))
-    assert train(config, run) == 0
-    return run
+def halves(whole, tmp_path):
+    """A copy of it, to go on with or to damage."""
+    return shutil.copytree(whole, tmp_path / "run")
 
 
 def resumed(run, *overrides):
