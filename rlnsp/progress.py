@@ -68,12 +68,16 @@ class Display:
         """A line that stays."""
         self.console.print(text, highlight=False, soft_wrap=True)
 
-    def evaluated(self, when: str, evaluation: Evaluation, metric: str) -> None:
-        """Show a held-out figure."""
-        interval = evaluation.interval(metric)
-        self.heldout = f"{interval.mean:.3f}"
+    def know(self, evaluation: Evaluation, metric: str) -> None:
+        """Show a held-out figure from now on, without a line of its own."""
+        self.heldout = f"{evaluation.interval(metric).mean:.3f}"
         if self._bar:
             self._bar.update(self._task, heldout=self.heldout)
+
+    def evaluated(self, when: str, evaluation: Evaluation, metric: str) -> None:
+        """Show a held-out figure."""
+        self.know(evaluation, metric)
+        interval = evaluation.interval(metric)
         self.say(
             f"held-out {metric} {when}: {interval.mean:.3f} "
             f"[{interval.low:.3f}, {interval.high:.3f}], n={interval.n}"

@@ -154,6 +154,8 @@ class Run:
         self.folder.open(self.config, self.finished)
         with writing(self.folder.path):
             self.trackers = trackers.start(self.config.trainer.trackers, self.folder.path, self.finished)
+        for kept in evaluations.read(self.folder.path)[-1:]:
+            self.display.know(kept.evaluation, self.metric)
         try:
             with self.display:
                 self._loop()
