@@ -92,6 +92,17 @@ class PipelineModel(nn.Module, ABC):
         """The pipeline of diffusers that these parts are of, with ``transformer`` in its place."""
 
     @abstractmethod
+    def stock_latents(
+        self,
+        transformer: nn.Module,
+        x: Tensor,
+        condition: Condition,
+        num_steps: int,
+        guidance_scale: float,
+    ) -> Tensor:
+        """(B, N, C) fp32 that this pipeline makes of the noise ``x``, by nothing of ours but the network."""
+
+    @abstractmethod
     def sigmas(self, num_steps: int) -> Tensor:
         """(num_steps + 1,) fp32 on the CPU, from 1 to 0."""
 

@@ -83,6 +83,13 @@ class TextToVideo(ABC, Generic[Settings]):
         self.model.geometry.require(frames)
         return self.model.encode(frames, generator)
 
+    def stock_latents(
+        self, x: Tensor, condition: Condition, num_steps: int, guidance_scale: float = 1.0
+    ) -> Tensor:
+        """(B, N, C) fp32, what diffusers' own pipeline makes of the noise ``x``; the adapter as it is."""
+        transformer = self._dit.get_base_model()  # its layers carry the adapter
+        return self.model.stock_latents(transformer, x, condition, num_steps, guidance_scale)
+
     @contextmanager
     def reference(self) -> Iterator[None]:
         """While open, the policy before RL: adapter off."""

@@ -9,7 +9,7 @@ import numpy as np
 from diffusers.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTXVideo
 from diffusers.models.transformers.transformer_ltx import LTXVideoTransformer3DModel
 from diffusers.pipelines.ltx.pipeline_ltx import LTXPipeline
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 from transformers import T5EncoderModel
 
 from policies import ltx
@@ -23,6 +23,7 @@ from policies.pipeline import (
     read_index,
     source_of,
 )
+from policies.stock import ltx_latents
 from rlnsp.pretrained import DTYPES
 from rlnsp.types import Condition
 
@@ -51,6 +52,27 @@ class LTXVideoModel(PipelineModel):
             text_encoder=self.reader.text_encoder,
             tokenizer=self.reader.tokenizer,
             transformer=transformer,
+        )
+
+    def stock_latents(
+        self,
+        transformer: nn.Module,
+        x: Tensor,
+        condition: Condition,
+        num_steps: int,
+        guidance_scale: float,
+    ) -> Tensor:
+        """By LTXPipeline."""
+        return ltx_latents(
+            x,
+            condition,
+            num_steps,
+            guidance_scale,
+            transformer=transformer,
+            vae=self.vae,
+            scheduler=self.scheduler,
+            geometry=self.geometry,
+            dtype=self.compute_dtype,
         )
 
     def sigmas(self, num_steps: int) -> Tensor:

@@ -138,10 +138,20 @@ class Unified:
         self, x: Tensor, condition: Condition, num_steps: int, guidance_scale: float = 1.0
     ) -> Tensor:
         """(B, N, C) fp32, what diffusers' own LTXPipeline makes of the noise ``x``; the adapter as it is."""
-        from policies.unified.stock import ltx_latents
+        from policies.stock import ltx_latents
 
-        transformer: Any = self._dit.get_base_model()  # its layers carry the adapter
-        return ltx_latents(self.model, transformer, x, condition, num_steps, guidance_scale)
+        model = self.model
+        return ltx_latents(
+            x,
+            condition,
+            num_steps,
+            guidance_scale,
+            transformer=self._dit.get_base_model(),  # its layers carry the adapter
+            vae=model.vae,
+            scheduler=model.scheduler,
+            geometry=model.geometry,
+            dtype=model.compute_dtype,
+        )
 
     @contextmanager
     def reference(self) -> Iterator[None]:

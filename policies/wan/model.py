@@ -12,7 +12,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from diffusers.pipelines.wan.pipeline_wan import WanPipeline
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 from transformers import UMT5EncoderModel
 
 from policies.autocast import autocast
@@ -26,6 +26,7 @@ from policies.pipeline import (
     read_index,
     source_of,
 )
+from policies.stock import EvenEuler, wan_latents
 from policies.wan.policy import WanSettings
 from rlnsp.pretrained import DTYPES, load
 from rlnsp.settings import ConfigError, require
@@ -53,6 +54,29 @@ class WanModel(PipelineModel):
             vae=self.vae,
             scheduler=stock_scheduler(self.settings),
             transformer=transformer,
+        )
+
+    def stock_latents(
+        self,
+        transformer: nn.Module,
+        x: Tensor,
+        condition: Condition,
+        num_steps: int,
+        guidance_scale: float,
+    ) -> Tensor:
+        """By WanPipeline, with Euler's scheduler, since the multistep one that it has is of another order."""
+        pipeline = self.stock_pipeline(transformer)
+        kind = EvenEuler if self.settings.spacing == "wan" else FlowMatchEulerDiscreteScheduler
+        pipeline.scheduler = kind(shift=self.scheduler.config["shift"])
+        return wan_latents(
+            x,
+            condition,
+            num_steps,
+            guidance_scale,
+            pipeline=pipeline,
+            geometry=self.geometry,
+            grid=self.grid,
+            dtype=self.compute_dtype,
         )
 
     def sigmas(self, num_steps: int) -> Tensor:

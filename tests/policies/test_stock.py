@@ -1,17 +1,20 @@
-"""The unified policy beside diffusers' own pipeline, as ``rlnsp check`` sees the two."""
+"""Policies beside diffusers' own pipelines, as ``rlnsp check`` sees the two."""
 
 from dataclasses import replace
 
 import pytest
 import torch
 
+from policies.ltx_video import LTXVideo
 from policies.settings import Lora
 from policies.unified import Unified
+from policies.wan import Wan
 from rlnsp import cli
 from rlnsp.check.examination import examine
 from rlnsp.check.sampling import stock
 from rlnsp.check.subject import Subject
 from rlnsp.settings import RewardSlot, RunConfig, SamplerConfig, Slot, TrainerConfig, WindowConfig
+from tests.policies.pipelines import SIZE
 
 RUN = RunConfig(
     policy=Slot(use="unified"),
@@ -24,6 +27,14 @@ RUN = RunConfig(
 
 class OneStepAhead(Unified):
     """Its schedule is off by one: it leaves out the second sigma of one that is a step longer."""
+
+    def sigmas(self, num_steps):
+        longer = super().sigmas(num_steps + 1)
+        return torch.cat([longer[:1], longer[2:]])
+
+
+class WanOneStepAhead(Wan):
+    """The same."""
 
     def sigmas(self, num_steps):
         longer = super().sigmas(num_steps + 1)
@@ -55,6 +66,16 @@ def opened(kind, policy_folder, **settings):
     return kind(Unified.Config(folder=str(policy_folder), lora=Lora(rank=2, alpha=4.0), **settings))
 
 
+def of_pipeline(kind, folder, guidance_scale, **settings):
+    """A run with that policy, its adapter one that does something."""
+    size = {**SIZE, "max_length": 128}
+    policy = kind(kind.Config(folder=str(folder), lora=Lora(rank=2, alpha=4.0), **size, **settings))
+    generator = torch.Generator().manual_seed(7)
+    for _, value in policy.named_trainable():
+        value.data.add_(0.1 * torch.randn(value.shape, generator=generator))
+    return Subject.of(replace(RUN, sampler=replace(RUN.sampler, guidance_scale=guidance_scale)), policy)
+
+
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 @pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
 def test_latents_are_those_of_ltx_pipeline(policy_folder, dtype, guidance_scale):
@@ -80,6 +101,30 @@ def test_the_pipeline_samples_with_the_adapter(trained_policy):
     with trained_policy.reference():
         plain = trained_policy.stock_latents(x, condition, 4)
     assert (adapted - plain).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+@pytest.mark.parametrize(
+    ("kind", "name", "own"),
+    [
+        (LTXVideo, "ltx_video", {}),
+        (Wan, "wan", {"spacing": "wan"}),
+        (Wan, "wan", {"spacing": "euler"}),
+        (Wan, "wan", {"flow_shift": 2.0}),
+    ],
+)
+def test_latents_are_those_of_the_text_to_video_pipelines(
+    pipeline_folders, kind, name, own, guidance_scale, dtype
+):
+    finding = stock(of_pipeline(kind, pipeline_folders[name], guidance_scale, dtype=dtype, **own))
+    assert finding.verdict == "pass"
+    assert finding.figures["largest_difference"] == 0.0
+
+
+def test_a_schedule_that_is_not_wans_own_is_named(pipeline_folders):
+    finding = stock(of_pipeline(WanOneStepAhead, pipeline_folders["wan"], 1.0))
+    assert finding.verdict == "fail"
 
 
 @pytest.mark.parametrize("fault", [OneStepAhead, WithoutShift, TimestepOfTheNext])
