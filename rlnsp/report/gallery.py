@@ -67,6 +67,8 @@ class Gallery:
     cards: list[Card]
     left_out: int
     """Clips that did not fit into ``MOST_BYTES``."""
+    seeds: int = 1
+    """The most clips that a score is the mean of; the first of them is shown."""
 
 
 def gallery(runs: Sequence[ReportedRun]) -> Gallery:
@@ -91,7 +93,12 @@ def gallery(runs: Sequence[ReportedRun]) -> Gallery:
         preceding = budget.embed(Path(path)) if path and path.endswith(".mp4") else None
         preceding = preceding if isinstance(preceding, Embedded) else None
         cards.append(Card(scene_id=scene, context=context, preceding=preceding, views=views))
-    return Gallery(labels=[label for label, _, _ in columns], cards=cards, left_out=budget.refused)
+    return Gallery(
+        labels=[label for label, _, _ in columns],
+        cards=cards,
+        left_out=budget.refused,
+        seeds=max((len(kept.evaluation.how.get("seeds", [0])) for _, _, kept in columns), default=1),
+    )
 
 
 def _columns(runs: Sequence[ReportedRun]) -> list[tuple[str, ReportedRun, KeptEvaluation]]:

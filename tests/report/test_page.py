@@ -1,3 +1,4 @@
+import json
 import re
 import shutil
 from html.parser import HTMLParser
@@ -92,6 +93,16 @@ def test_the_gallery_has_every_scene_with_both_clips_and_the_judges_reasons(page
     assert tree.texts.count("consistent") == 4 + 12
     assert any("stay where they are" in text for text in tree.texts)
     assert "speed" in tree.texts
+
+
+def test_a_score_of_several_clips_is_said_to_be_a_mean_and_the_clip_one_of_them(page, runs, tmp_path):
+    assert "from different noises" not in page
+    run = shutil.copytree(runs[0], tmp_path / "three")
+    for path in (run / "evaluations").glob("*.json"):
+        kept = json.loads(path.read_text())
+        kept["evaluation"]["how"]["seeds"] = [0, 1, 2]
+        path.write_text(json.dumps(kept))
+    assert "means of 3 clips from different noises" in write_report([run], tmp_path / "r.html").read_text()
 
 
 def test_the_table_says_what_the_evaluations_found(page):
