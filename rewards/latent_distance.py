@@ -26,9 +26,9 @@ REMEDY = (
 class LatentDistance:
     """Less the mean absolute difference of latents to the nearest true next scene.
 
-    Each channel is measured in its own deviations.  As ``reference_distance``, but what a VAE leaves out does not count, and what it sees as structure counts
-    for more than its pixels.  The generated clip is encoded, not taken as it was sampled, so that any VAE can
-    be the judge, and of any policy.
+    Each channel is measured in its own deviations.  As ``reference_distance``, but what a VAE leaves out does
+    not count, and what it sees as structure counts for more than its pixels.  The generated clip is encoded,
+    not taken as it was sampled, so that any VAE can be the judge, and of any policy.
     """
 
     @dataclass(frozen=True, kw_only=True)
