@@ -104,8 +104,8 @@ def test_the_real_wandb_takes_metrics_and_clips_offline(tmp_path, clip, monkeypa
 
 
 def test_the_real_trackio_takes_metrics_and_clips(tmp_path, clip, monkeypatch):
-    pytest.importorskip("trackio")
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    pytest.importorskip("trackio")  # which reads that when it is imported
     PartialState(cpu=True)
     (tracker,) = trackers.start(["trackio"], tmp_path / "mine")
     tracker.log({"reward": 0.5}, step=1)
