@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch.nn import Parameter
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 from torch.optim import AdamW
 
+from rlnsp.distributed import Ranks
 from rlnsp.ema import EMA
 from rlnsp.protocols import Algorithm, Policy, Stats
 from rlnsp.settings import TrainerConfig, require
@@ -46,6 +47,8 @@ class Optimisation:
     config: TrainerConfig
     old: EMA | None = None
     """The weights that sampled, where they are not the trained ones."""
+    ranks: Ranks = field(default_factory=Ranks)
+    """Each has the transitions of its own samples; the optimiser steps on the gradient of all."""
 
     def __call__(
         self,
@@ -58,7 +61,7 @@ class Optimisation:
         """``updates_per_rollout`` times ``minibatches`` optimiser steps; empty ones have gradient zero.
 
         Args:
-            batch: all transitions of the iteration.
+            batch: all transitions of the iteration, or of them this rank's.
             scenes: of the iteration, one for each row of the batch's condition.
             prove: score the batch as it was sampled first, and raise unless the first ratio is exactly 1 (or
                 the first velocity that of the policy that sampled), a gradient arrives and the step changes
@@ -92,12 +95,13 @@ class Optimisation:
         parameters = dict(self.policy.named_trainable())
         before = {name: value.detach().clone() for name, value in parameters.items()} if proving else {}
         stats = self.accumulate(batch, scenes)
-        if proving and len(batch):
+        if proving and stats:
             if self.old is None or self.old.is_live():
                 _prove_nothing_moved(stats)
-            _prove_gradient(parameters)
+            _prove_gradient(any(self.ranks.exchange(_has_gradient(parameters))))
         if data_gradient is not None:
             stats = {**stats, **data_gradient()}
+        self.ranks.add_up(_grads(parameters))
         norm = float(clip_grad_norm_(parameters.values(), self.config.max_grad_norm))
         if norm != norm or norm == float("inf"):
             raise TrainingFailed(
@@ -113,7 +117,7 @@ class Optimisation:
         return {**stats, "grad_norm": norm}
 
     def accumulate(self, batch: Batch, scenes: Sequence[Scene]) -> Stats:
-        """Leave the whole batch's gradient in the parameters."""
+        """Leave the batch's gradient in the parameters: this rank's part of it.  What is told is of all."""
         for _, value in self.policy.named_trainable():
             value.grad = torch.zeros_like(value)
         merge = _Merge()
@@ -121,7 +125,7 @@ class Optimisation:
             loss, stats = self.algorithm.loss(self.policy, present(self.policy, part, scenes))
             (loss * (len(part) / batch.total)).backward()
             merge.add({"loss": float(loss.detach()), **stats}, len(part))
-        return merge.result()
+        return merge.of_all(self.ranks).result()
 
     def with_anchors(self, batch: Batch, scenes: Sequence[Scene]) -> Batch:
         """Replay the batch in the very pieces that it is trained in: kernels round by shape."""
@@ -161,6 +165,17 @@ class _Merge:
                 self.sums[name] += value * count
                 self.counts[name] += count
 
+    def of_all(self, ranks: Ranks) -> "_Merge":
+        """Of the micro-batches of every rank."""
+        whole = _Merge()
+        for sums, counts, maxima in ranks.exchange([self.sums, self.counts, self.maxima]):
+            for name, value in sums.items():
+                whole.sums[name] += value
+                whole.counts[name] += int(counts[name])
+            for name, value in maxima.items():
+                whole.maxima[name] = max(value, whole.maxima.get(name, value))
+        return whole
+
     def result(self) -> dict[str, float]:
         return {name: total / self.counts[name] for name, total in self.sums.items()} | self.maxima
 
@@ -182,8 +197,12 @@ def _prove_nothing_moved(stats: Stats) -> None:
         )
 
 
-def _prove_gradient(parameters: dict[str, Parameter]) -> None:
-    if not any(bool(_grad(value).any()) for value in parameters.values()):
+def _has_gradient(parameters: dict[str, Parameter]) -> bool:
+    return any(bool(_grad(value).any()) for value in parameters.values())
+
+
+def _prove_gradient(arrived: bool) -> None:
+    if not arrived:
         raise TrainingFailed(
             "samples have advantages, yet no gradient reaches a trained weight: check that velocity is not "
             "computed under no_grad, and that what named_trainable lists is what velocity uses"

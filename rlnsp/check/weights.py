@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -11,7 +10,7 @@ import torch
 
 from rlnsp.check.report import Finding, note, right, wrong
 from rlnsp.check.subject import Subject
-from rlnsp.protocols import Policy
+from rlnsp.distributed import weight_hash
 
 ADAPTER = re.compile(r"^(?P<module>.*?)\.lora_[A-Za-z_]+(\..*)?$")
 """The name of one of peft's LoRA tensors."""
@@ -81,15 +80,6 @@ def ranks(subject: Subject) -> Finding:
         f"one process, so nothing to compare; the trained weights' hash is {found}",
         figures={"ranks": 1, "weight_hash": found},
     )
-
-
-def weight_hash(policy: Policy) -> str:
-    """Of the trained weights, names and bits: 16 hexadecimal digits, equal where the weights are."""
-    found = hashlib.blake2b(digest_size=8)
-    for name, value in sorted(policy.named_trainable()):
-        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        found.update(value.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
 
 
 def _some(names: list[str]) -> str:

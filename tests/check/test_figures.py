@@ -15,7 +15,8 @@ from rlnsp.check.practice import Practice, reached
 from rlnsp.check.report import Report, note, wrong
 from rlnsp.check.scores import groups
 from rlnsp.check.subject import Answer, kept
-from rlnsp.check.weights import lora_modules, weight_hash
+from rlnsp.check.weights import lora_modules
+from rlnsp.distributed import weight_hash
 from rlnsp.settings import WindowConfig
 from rlnsp.testing import ToyPolicy
 from tests.check import faults
