@@ -6,7 +6,6 @@ The same config, the same global batch: once in this machine's one process, once
 gloo.  Compared are the trained weights after all iterations, and the scores and losses of each.
 """
 
-import argparse
 import json
 import multiprocessing
 import os
@@ -23,7 +22,15 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from rlnsp.settings import EvaluationConfig, RewardSlot, RunConfig, SamplerConfig, Slot, TrainerConfig
+from rlnsp.settings import (
+    ConfigError,
+    EvaluationConfig,
+    RewardSlot,
+    RunConfig,
+    SamplerConfig,
+    Slot,
+    TrainerConfig,
+)
 from rlnsp.trainer import train
 
 ALGORITHMS = ("ddpo", "grpo", "grpo_guard", "flow_dppo", "nft", "awm")
@@ -71,7 +78,7 @@ def launch(
         count: of processes.
     """
     context = multiprocessing.get_context("forkserver")  # which has imported what is slow to import once
-    context.set_forkserver_preload(["rlnsp.trainer"])
+    context.set_forkserver_preload(["rlnsp.trainer", "rlnsp.testing", "torch._dynamo"])
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -93,6 +100,9 @@ def _work(where: dict[str, str], log: str, function: Callable[..., int], argumen
     torch.set_num_threads(1)
     try:
         sys.exit(function(*arguments))
+    except ConfigError as error:
+        print(f"rlnsp: error: {error}", file=sys.stderr)
+        sys.exit(2)
     except Exception:
         traceback.print_exc()
         sys.exit(1)
