@@ -13,7 +13,7 @@ import socket
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -35,6 +35,9 @@ from rlnsp.trainer import train
 
 ALGORITHMS = ("ddpo", "grpo", "grpo_guard", "flow_dppo", "nft", "awm")
 ITERATIONS = 8
+NOTHING: dict[str, str] = {}
+FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+"""What accelerate launch says for configs/accelerate/fsdp2.yaml."""
 
 
 def brightness(prompts: Sequence[str], completions: Sequence[Any], **columns: Any) -> list[float]:
@@ -67,7 +70,7 @@ def run_config(algorithm: str, **trainer: Any) -> RunConfig:
 
 
 def launch(
-    function: Callable[..., int], arguments: Sequence[Any], log: Path, count: int
+    function: Callable[..., int], arguments: Sequence[Any], log: Path, count: int, said: Mapping[str, str] = NOTHING
 ) -> list[BaseProcess]:
     """Start ``function(*arguments)`` in ``count`` processes that find each other, as a launcher does.
 
@@ -76,6 +79,7 @@ def launch(
         arguments: that can be sent to a process.
         log: process r says what it has to say in ``log.r``.
         count: of processes.
+        said: what else a launcher says in the environment.
     """
     context = multiprocessing.get_context("forkserver")  # which has imported what is slow to import once
     context.set_forkserver_preload(["rlnsp.trainer", "rlnsp.testing", "torch._dynamo"])
@@ -85,7 +89,7 @@ def launch(
     started = []
     for rank in range(count):
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_PORT": port}
-        where = {"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in place.items()}}
+        where = {"MASTER_ADDR": "127.0.0.1", **said, **{name: str(value) for name, value in place.items()}}
         process = context.Process(target=_work, args=(where, f"{log}.{rank}", function, arguments))
         process.start()
         started.append(process)

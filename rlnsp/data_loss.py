@@ -12,7 +12,7 @@ from rlnsp.distributed import Ranks
 from rlnsp.maths.schedule import noised
 from rlnsp.protocols import EncodesVideo, Policy, Stats
 from rlnsp.randomness import Randomness
-from rlnsp.settings import ConfigError, DataLossConfig
+from rlnsp.settings import ConfigError, DataLossConfig, RunConfig
 from rlnsp.types import Scene
 
 
@@ -99,9 +99,40 @@ class DataLoss:
         levels = self.policy.sigmas(self.num_steps)[:-1].to(x0)
         sigma = levels[torch.randint(len(levels), (len(x0),), generator=generator).to(x0.device)]
         noise = torch.randn(x0.shape, generator=generator).to(x0)
-        own = self.ranks.share(len(scenes))
-        if not own:
+        share = self.ranks.share(len(scenes))
+        if not share and not self.ranks.sharded:
             return x0.new_zeros(0)
+        own = share or [0]  # which counts for nothing
         x0, noise, sigma, scenes = x0[own], noise[own], sigma[own], [scenes[row] for row in own]
         v = self.policy.velocity(noised(x0, noise, sigma), sigma, self.policy.encode(scenes))
-        return (v - (noise - x0)).square().flatten(1).mean(1)
+        return (v - (noise - x0)).square().flatten(1).mean(1)[: len(share)]
+
+
+def data_loss_of(
+    policy: Policy, bare: Policy, config: RunConfig, scenes: Sequence[Scene], ranks: Ranks
+) -> DataLoss | None:
+    """The data's own loss of a run, where its policy can read clips.
+
+    Args:
+        policy: in the run's precision.
+        bare: the same as it opens.
+        config: of the run.
+        scenes: that it trains on.
+        ranks: of the run.
+
+    Raises:
+        ConfigError: the loss has a coefficient, but cannot be taken.
+    """
+    own = config.data_loss
+    if isinstance(bare, EncodesVideo):
+        steps = config.sampler.num_steps
+        loss = DataLoss(policy=policy, encoder=bare, config=own, num_steps=steps, ranks=ranks)
+        if own.coefficient:
+            loss.check(scenes)
+        return loss
+    if own.coefficient:
+        raise ConfigError(
+            f"data_loss.coefficient is {own.coefficient:g}, but the policy {config.policy.use!r} "
+            "cannot read clips: give it encode_video, or set data_loss.coefficient=0"
+        )
+    return None

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from rlnsp.protocols import Policy
 from rlnsp.settings import ConfigError
+from rlnsp.sharding import Sharding, asked_for, is_of_another
 from rlnsp.types import Scores
 
 T = TypeVar("T")
@@ -45,8 +46,12 @@ class Ranks:
     where one has left in its place.
     """
 
-    def __init__(self, rank: int = 0, count: int = 1, timeout_s: float = 0.0) -> None:
-        self.rank, self.count, self.timeout_s = rank, count, timeout_s
+    def __init__(
+        self, rank: int = 0, count: int = 1, timeout_s: float = 0.0, sharding: Sharding | None = None
+    ) -> None:
+        self.rank, self.count, self.timeout_s, self.sharding = rank, count, timeout_s, sharding
+        self.sharded = False
+        """The network itself computes only if all ranks do: each must call it as often as any other."""
         self._over = count == 1
 
     @property
@@ -141,13 +146,45 @@ class Ranks:
             dist.gather(padded, everyones)
         return [one[:size] for one, size in zip(everyones or [], sizes, strict=False)]
 
+    def check(self, num_scenes: int, num_heldout: int) -> None:
+        """Raise ConfigError if there is no work for every rank, or not the same where there must be."""
+        if num_scenes < self.count:
+            raise ConfigError(
+                f"trainer.scenes_per_iteration is {num_scenes}, but of {self.count} processes each samples "
+                "whole groups: raise it, or start fewer"
+            )
+        for name, number in (("trainer.scenes_per_iteration", num_scenes), ("held-out scenes", num_heldout)):
+            if self.sharding and number % self.count:
+                raise ConfigError(
+                    f"{name}: {number} cannot be shared evenly by {self.count} processes, as they must be "
+                    "where FSDP spreads the weights: give a multiple"
+                )
+
+    def shard(self, policy: Policy) -> None:
+        """Let the ranks hold the policy's frozen weights together, where that is asked for."""
+        if self.sharding:
+            self.sharding.shard(policy, self.count)
+            self.sharded = True
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """A block in which a sharded network, too, may find out that another rank has ended."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not self.sharded or not is_of_another(error):
+                raise
+            raise self._lost() from error
+
     def leave(self, reason: object, exit_code: int) -> bool:
         """Tell the others, wherever they are, that this rank ends; once, and not after another has ended.
+
+        Where the network is sharded they may wait for this rank within it, and learn of it by its end.
 
         Returns:
             Whether rank 0 leaves at the same place, and so says why.
         """
-        if self._over:
+        if self._over or self.sharded:
             return self.main
         self._over = True
         try:
@@ -176,12 +213,15 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:
-            self._over = True
-            raise RankEnded(
-                f"rank {self.rank}: another process of the run was killed, or did not answer for "
-                f"{self.timeout_s:g} s (trainer.rank_timeout_s): see what it said itself",
-                lost=True,
-            ) from error
+            raise self._lost() from error
+
+    def _lost(self) -> RankEnded:
+        self._over = True
+        return RankEnded(
+            f"rank {self.rank}: another process of the run has ended, or did not answer for "
+            f"{self.timeout_s:g} s (trainer.rank_timeout_s): see what it said itself",
+            lost=True,
+        )
 
 
 def join(timeout_s: float) -> Ranks:
@@ -194,6 +234,7 @@ def join(timeout_s: float) -> Ranks:
         ConfigError: a machine has more processes than GPUs; or the processes do not find each other.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
+    sharding = asked_for()
     if count == 1:
         return Ranks()
     if torch.cuda.is_available():
@@ -205,13 +246,14 @@ def join(timeout_s: float) -> Ranks:
             )
         torch.cuda.set_device(place)
     try:
-        dist.init_process_group("gloo", timeout=timedelta(seconds=timeout_s))
+        backend = "cpu:gloo,cuda:nccl" if sharding and torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
     except (RuntimeError, ValueError) as error:
         raise ConfigError(
             f"the {count} processes of the run do not find each other ({str(error).splitlines()[0]}): start "
             "them by accelerate launch or torchrun"
         ) from error
-    return Ranks(dist.get_rank(), count, timeout_s)
+    return Ranks(dist.get_rank(), count, timeout_s, sharding)
 
 
 def weight_hash(policy: Policy) -> str:

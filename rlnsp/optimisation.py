@@ -1,7 +1,7 @@
 """Credited transitions -> one optimiser step an update, however the batch is cut up."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
@@ -11,7 +11,7 @@ from torch.nn import Parameter
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 from torch.optim import AdamW
 
-from rlnsp.distributed import Ranks
+from rlnsp.distributed import Ranks, weight_hash
 from rlnsp.ema import EMA
 from rlnsp.protocols import Algorithm, Policy, Stats
 from rlnsp.settings import TrainerConfig, require
@@ -121,21 +121,30 @@ class Optimisation:
         for _, value in self.policy.named_trainable():
             value.grad = torch.zeros_like(value)
         merge = _Merge()
-        for part in batch.split(self.config.micro_batch_size):
+        for part, count in self._parts(batch):
             loss, stats = self.algorithm.loss(self.policy, present(self.policy, part, scenes))
-            (loss * (len(part) / batch.total)).backward()
-            merge.add({"loss": float(loss.detach()), **stats}, len(part))
+            (loss * (count / batch.total)).backward()
+            if count:
+                merge.add({"loss": float(loss.detach()), **stats}, count)
         return merge.of_all(self.ranks).result()
 
     def with_anchors(self, batch: Batch, scenes: Sequence[Scene]) -> Batch:
         """Replay the batch in the very pieces that it is trained in: kernels round by shape."""
         anchors = []
         with self.old.applied() if self.old else nullcontext():
-            for part in batch.split(self.config.micro_batch_size):
+            for part, count in self._parts(batch):
                 # With gradient on, since some kernels are chosen by it; the graph is dropped at once.
                 anchor = self.algorithm.anchor(self.policy, present(self.policy, part, scenes))
-                anchors.append(anchor.detach())
+                anchors += [anchor.detach()] if count else []
         return replace(batch, anchor=torch.cat(anchors)) if anchors else batch
+
+    def _parts(self, batch: Batch) -> Iterator[tuple[Batch, int]]:
+        """Micro-batches and how many transitions count; idle ones follow where others have more of them."""
+        size = self.config.micro_batch_size
+        own = -(-len(batch) // size)
+        most = max(self.ranks.exchange(own)) if self.ranks.sharded else own
+        yield from ((part, len(part)) for part in batch.split(size))
+        yield from ((batch.idle(), 0) for _ in range(most - own))
 
 
 def present(policy: Policy, part: Batch, scenes: Sequence[Scene]) -> Batch:
@@ -147,6 +156,20 @@ def present(policy: Policy, part: Batch, scenes: Sequence[Scene]) -> Batch:
     with torch.no_grad(), policy.reference():
         reference = policy.encode(own)
     return replace(part, scene=scene, condition=policy.encode(own), reference_condition=reference)
+
+
+def compare(ranks: Ranks, policy: Policy, when: str) -> None:
+    """Raise TrainingFailed unless every rank has the same trained weights, to the bit."""
+    if ranks.count == 1:
+        return
+    hashes = ranks.exchange(weight_hash(policy))
+    others = [str(rank) for rank, found in enumerate(hashes) if found != hashes[0]]
+    if others:
+        raise TrainingFailed(
+            f"{when} the trained weights of rank {', '.join(others)} are not those of rank 0: something in "
+            "the policy or the algorithm changes them otherwise than by the optimiser's step, or a machine "
+            "computes wrongly; see that all have the same software, weights and data"
+        )
 
 
 class _Merge:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Generator, Tensor
+    from torch import Generator, Tensor, nn
     from torch.nn import Parameter
 
     from rlnsp.declaration import Declaration
@@ -105,6 +105,18 @@ class Exports(Protocol):
 
         Returns:
             The policy's settings, as its ``Config`` takes them, that open the folder; all but its place.
+        """
+        ...
+
+
+@runtime_checkable
+class Shards(Protocol):
+    """What a policy adds whose frozen weights several devices can hold together."""
+
+    def shards(self) -> Sequence[nn.Module]:
+        """The modules whose frozen weights may be spread, the inner before the outer; the outer ones last.
+
+        A forward of an outer one must be a forward of all that are in it.
         """
         ...
 

@@ -14,24 +14,24 @@ from rlnsp.atomic import WriteFailed
 from rlnsp.checkpoint import Trained
 from rlnsp.config import plugin_settings, to_yaml
 from rlnsp.data import SceneOrder, heldout_scenes, train_scenes
-from rlnsp.data_loss import DataLoss
-from rlnsp.distributed import RankEnded, Ranks, weight_hash
+from rlnsp.data_loss import data_loss_of
+from rlnsp.distributed import RankEnded, Ranks
 from rlnsp.ema import EMA
 from rlnsp.evaluate import Evaluation, evaluate
 from rlnsp.interruption import Interrupted, Interruption
 from rlnsp.iteration_metrics import Clock, reward_metrics
 from rlnsp.journal import Journal
 from rlnsp.opening import open_policy
-from rlnsp.optimisation import Optimisation, TrainingFailed, make_optimizer
+from rlnsp.optimisation import Optimisation, TrainingFailed, compare, make_optimizer
 from rlnsp.precision import in_precision
-from rlnsp.protocols import Algorithm, EncodesVideo, Policy, SamplesWithAverage, Stateful, Stats
+from rlnsp.protocols import Algorithm, Policy, SamplesWithAverage, Stateful, Stats
 from rlnsp.randomness import Randomness
 from rlnsp.remarks import beginning, unscored
 from rlnsp.resuming import Start, find_start
 from rlnsp.rollout import rollout
 from rlnsp.rundir import RunFolder
 from rlnsp.scoring import BuiltReward, Judging, RewardFailed, build_rewards, check_scenes, keep_records
-from rlnsp.settings import ConfigError, RunConfig, require
+from rlnsp.settings import ConfigError, RunConfig
 from rlnsp.types import Batch, Scene, Scores, Trajectory
 
 
@@ -118,12 +118,9 @@ class Run:
         self.heldout = heldout_scenes(config.data, config.evaluation.num_scenes, config.evaluation.seed)
         check_scenes(rewards, [*pool, *self.heldout])
         trainer = config.trainer
-        require(
-            trainer.scenes_per_iteration >= self.ranks.count,
-            f"trainer.scenes_per_iteration is {trainer.scenes_per_iteration}, but of {self.ranks.count} "
-            "processes each samples whole groups: raise it, or start fewer",
-        )
+        self.ranks.check(trainer.scenes_per_iteration, len(self.heldout))
         trackers.check(trainer.trackers)
+        self.ranks.shard(policy)
         optimizer = make_optimizer(self.policy, trainer)
         trained = dict(self.policy.named_trainable())
         self.ranks.spread(list(trained.values()))
@@ -137,7 +134,7 @@ class Run:
             old=self.old,
             ranks=self.ranks,
         )
-        self.data_loss = self._data_loss(policy)
+        self.data_loss = data_loss_of(self.policy, policy, config, pool, self.ranks)
         self.trained = Trained(policy=self.policy, optimizer=optimizer, ema=self.ema, old=self.old)
         metric = next(reward.name for reward in rewards if reward.weight)
         self.journal = Journal(config, folder, metric, writes=self.ranks.main)
@@ -178,7 +175,7 @@ class Run:
     def _run(self) -> int:
         self.journal.open(self.finished)
         try:
-            with self.journal.progress():
+            with self.journal.progress(), self.ranks.computing():
                 self._loop()
         except (Interrupted, RankEnded, RewardFailed, TrainingFailed) as error:
             with self.interruption.ignored():
@@ -204,7 +201,7 @@ class Run:
             self.journal.say(f"saved; once it is repaired go on by: {self._how_to_resume}")
         self._summarise("failed", error=str(error))
         self.ranks.leave(error, code)
-        if self.ranks.main or (isinstance(error, RankEnded) and error.lost):
+        if self.ranks.main or self.ranks.sharded or (isinstance(error, RankEnded) and error.lost):
             sys.stderr.write(f"rlnsp: error: {error}\n")
         return code
 
@@ -213,7 +210,7 @@ class Run:
         num_heldout, on_policy = len(self.heldout), self.old is None
         for remark in beginning(self.config, self.policy, num_heldout, self.folder.path, on_policy):
             self.journal.say(remark)
-        self._compare("at the start")
+        compare(self.ranks, self.policy, "at the start")
         if "before" not in self.record:
             self.record["before"] = self._evaluated("before").to_json()
         while self.finished < trainer.num_iterations:
@@ -291,23 +288,10 @@ class Run:
         if isinstance(self.algorithm, SamplesWithAverage) and self.old:
             self.old.update(self.algorithm.decay(randomness.iteration))
         if self.compared < self.config.trainer.compare_ranks:
-            self._compare(f"after iteration {randomness.iteration + 1}")
+            compare(self.ranks, self.policy, f"after iteration {randomness.iteration + 1}")
             self.compared += 1
         self.proved = self.proved or prove
         return stats
-
-    def _compare(self, when: str) -> None:
-        """Raise TrainingFailed unless every rank has the same trained weights, to the bit."""
-        if self.ranks.count == 1:
-            return
-        hashes = self.ranks.exchange(weight_hash(self.policy))
-        others = [str(rank) for rank, found in enumerate(hashes) if found != hashes[0]]
-        if others:
-            raise TrainingFailed(
-                f"{when} the trained weights of rank {', '.join(others)} are not those of rank 0: something "
-                "in the policy or the algorithm changes them otherwise than by the optimiser's step, or a "
-                "machine computes wrongly; see that all have the same software, weights and data"
-            )
 
     def _evaluated(self, when: str) -> Evaluation:
         """The evaluation of now: a run that was stopped after it has it already."""
@@ -338,27 +322,6 @@ class Run:
             before = self.record.get("before")
             self.journal.evaluated(when, self.finished, self.heldout, evaluation, before)
         return evaluation
-
-    def _data_loss(self, policy: Policy) -> DataLoss | None:
-        """The data's own loss, where the policy can read clips."""
-        config = self.config.data_loss
-        if isinstance(policy, EncodesVideo):
-            loss = DataLoss(
-                policy=self.policy,
-                encoder=policy,
-                config=config,
-                num_steps=self.config.sampler.num_steps,
-                ranks=self.ranks,
-            )
-            if config.coefficient:
-                loss.check(self.scenes.scenes)
-            return loss
-        if config.coefficient:
-            raise ConfigError(
-                f"data_loss.coefficient is {config.coefficient:g}, but the policy {self.config.policy.use!r} "
-                "cannot read clips: give it encode_video, or set data_loss.coefficient=0"
-            )
-        return None
 
     def _data_gradient(self, randomness: Randomness) -> Callable[[], Stats] | None:
         if self.data_loss is None or not self.config.data_loss.coefficient:

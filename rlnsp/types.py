@@ -229,11 +229,21 @@ class Batch:
 
     def take(self, index: Any) -> Batch:
         """The transitions at ``index``: a slice, a long tensor or a mask."""
+        return replace(self, **{name: value[index] for name, value in self._rows().items()})
+
+    def idle(self) -> Batch:
+        """One row to compute with where nothing is left to learn from: the first, or one of zeros."""
+        if len(self):
+            return self.take(slice(0, 1))
+        made = {name: value.new_zeros(1, *value.shape[1:]) for name, value in self._rows().items()}
+        return replace(
+            self, **{**made, "sigma": made["sigma"] + 0.5, "sigma_next": made["sigma_next"] + 0.25}
+        )
+
+    def _rows(self) -> dict[str, Tensor]:
         shared = {"condition", "reference_condition", "total"}
         rows = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in shared}
-        return replace(
-            self, **{name: None if value is None else value[index] for name, value in rows.items()}
-        )
+        return {name: value for name, value in rows.items() if value is not None}
 
     def divide(self, parts: int) -> Iterator[Batch]:
         """Whole groups, an equal number in each part where that is possible; a part may have no rows."""

@@ -120,7 +120,7 @@ def known(line):
 @pytest.mark.parametrize(
     ("reward", "codes", "said"),
     [
-        ("kills", [1, -signal.SIGKILL], "another process of the run was killed"),
+        ("kills", [1, -signal.SIGKILL], "another process of the run has ended"),
         ("fails", [1, 1], "rank 1: reward 'mine' failed on scene"),
         ("stops", [143, 143], ""),
     ],

@@ -15,7 +15,7 @@ from policies.unified.settings import Limits
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Generator, Tensor
+    from torch import Generator, Tensor, nn
     from torch.nn import Parameter
 
     from policies.unified.connector import Connector
@@ -160,6 +160,12 @@ class Unified:
     def named_trainable(self) -> Iterator[tuple[str, Parameter]]:
         """The adapter's parameters, and the connector's and queries where they are trained."""
         return ((name, p) for name, p in self.model.named_parameters() if p.requires_grad)
+
+    def shards(self) -> list[nn.Module]:
+        """The DiT's blocks, and the DiT."""
+        from policies.lora import shards
+
+        return shards(self._dit)
 
     def encodes_with_trained_parts(self) -> bool:
         """True if the connector or the queries are trained."""
