@@ -176,7 +176,11 @@ class Algorithm(Protocol):
     """Turns scored trajectories into a loss.  Built as ``Algorithm(config, sampler)``, a SamplerConfig."""
 
     def credit(self, trajectory: Trajectory, scores: Scores) -> tuple[Batch, Stats]:
-        """The transitions to train on, each with its advantage, and what to log of it."""
+        """The transitions to train on, each with its advantage, and what to log of it.
+
+        Scores are of all samples, latents of those that this process made (``Trajectory.found``); ``total``
+        counts the transitions of all.
+        """
         ...
 
     def anchor(self, policy: Policy, batch: Batch) -> Tensor:

@@ -63,7 +63,7 @@ def asked_for() -> Sharding | None:
     if said.get("ACCELERATE_USE_DEEPSPEED") == "true":
         raise ConfigError(
             "accelerate's config asks for DeepSpeed, which is not supported: what is trained is small, so "
-            "that its optimiser's state needs no spreading; configs/accelerate/fsdp2.yaml spreads frozen weights"
+            "that its optimiser's state needs no spreading; for frozen weights take FSDP, version 2"
         )
     if said.get("ACCELERATE_USE_FSDP") != "true":
         return None

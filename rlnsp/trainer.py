@@ -208,7 +208,9 @@ class Run:
     def _loop(self) -> None:
         trainer, every = self.config.trainer, self.config.evaluation.every
         num_heldout, on_policy = len(self.heldout), self.old is None
-        for remark in beginning(self.config, self.policy, num_heldout, self.folder.path, on_policy):
+        for remark in beginning(
+            self.config, self.policy, num_heldout, self.folder.path, on_policy, self.ranks
+        ):
             self.journal.say(remark)
         compare(self.ranks, self.policy, "at the start")
         if "before" not in self.record:
@@ -233,7 +235,7 @@ class Run:
         scenes = self.scenes(iteration)
         randomness = Randomness(seed=self.config.seed, iteration=iteration)
         trajectory, scores = self._sample(scenes, randomness, clock)
-        batch, credit_stats = self.algorithm.credit(trajectory, scores)
+        batch, credit_stats = self._credit(trajectory, scores)
         transitions = sum(self.ranks.exchange(len(batch)))
         with self.interruption.held():  # all that an iteration changes, changes whole
             metrics = {**reward_metrics(scores, trajectory.group), **credit_stats}
@@ -280,6 +282,15 @@ class Run:
         for remark in unscored(scores):
             self.journal.say(remark)
         return trajectory, scores
+
+    def _credit(self, trajectory: Trajectory, scores: Scores) -> tuple[Batch, Stats]:
+        batch, stats = self.algorithm.credit(trajectory, scores)
+        if not set(batch.scene.tolist()) <= set(self.ranks.share(len(batch.condition.mask))):
+            raise TrainingFailed(
+                f"algorithm {self.config.algorithm.use!r} credits samples that another process made: take "
+                "their latents by Trajectory.found, as rlnsp.credit does, or start one process"
+            )
+        return batch, stats
 
     def _learn(self, batch: Batch, scenes: list[Scene], randomness: Randomness, prove: bool) -> Stats:
         stats = self.optimise(batch, scenes, prove=prove, data_gradient=self._data_gradient(randomness))
