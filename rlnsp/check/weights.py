@@ -74,8 +74,21 @@ def velocity(subject: Subject) -> Finding:
 
 
 def ranks(subject: Subject) -> Finding:
-    """What several processes would compare before their first step."""
+    """That all processes that a launcher started begin from the same weights."""
     found = weight_hash(subject.bare)
+    hashes = subject.ranks.exchange(found)
+    others = [str(rank) for rank, one in enumerate(hashes) if one != hashes[0]]
+    if others:
+        return wrong(
+            f"the trained weights of rank {', '.join(others)} are not those of rank 0",
+            "let every machine have the same weights, the same versions of packages and the same config",
+            {"ranks": len(hashes), "weight_hash": found},
+        )
+    if len(hashes) > 1:
+        return right(
+            f"{len(hashes)} processes have the same trained weights, whose hash is {found}",
+            {"ranks": len(hashes), "weight_hash": found},
+        )
     return note(
         f"one process, so nothing to compare; the trained weights' hash is {found}",
         figures={"ranks": 1, "weight_hash": found},
