@@ -11,8 +11,8 @@ gradient once an iteration, and where a process has died gloo raises in the othe
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -52,6 +52,8 @@ class Ranks:
         self.rank, self.count, self.timeout_s, self.sharding = rank, count, timeout_s, sharding
         self.sharded = False
         """The network itself computes only if all ranks do: each must call it as often as any other."""
+        self.held: Callable[[], AbstractContextManager[None]] = nullcontext
+        """What an exchange is in: two of its messages must not be cut apart by a signal."""
         self._over = count == 1
 
     @property
@@ -118,9 +120,9 @@ class Ranks:
         """Put the sum over all ranks into ``tensors``, which have one shape everywhere; in fp32."""
         if self.count == 1:
             return
-        self.exchange(None)  # whoever leaves in the meantime can say so
         whole = torch.cat([tensor.detach().flatten().float().cpu() for tensor in tensors])
-        with self._answered():
+        with self._exchanging():
+            self.exchange(None)  # who has left in the meantime says so here
             dist.all_reduce(whole)
         _fill(tensors, whole)
 
@@ -128,9 +130,9 @@ class Ranks:
         """Put rank 0's values into ``tensors``, which have one shape everywhere."""
         if self.count == 1:
             return
-        self.exchange(None)
         whole = torch.cat([tensor.detach().flatten().float().cpu() for tensor in tensors])
-        with self._answered():
+        with self._exchanging():
+            self.exchange(None)
             dist.broadcast(whole, src=0)
         _fill(tensors, whole)
 
@@ -138,11 +140,11 @@ class Ranks:
         """On rank 0 every rank's bytes ``own``, (n,) uint8, n as it may be; elsewhere nothing."""
         if self.count == 1:
             return [own]
-        sizes = self.exchange(len(own))
-        padded = torch.zeros(max(sizes), dtype=torch.uint8)
-        padded[: len(own)] = own
-        everyones = [torch.zeros_like(padded) for _ in sizes] if self.main else None
-        with self._answered():
+        with self._exchanging():
+            sizes = self.exchange(len(own))
+            padded = torch.zeros(max(sizes), dtype=torch.uint8)
+            padded[: len(own)] = own
+            everyones = [torch.zeros_like(padded) for _ in sizes] if self.main else None
             dist.gather(padded, everyones)
         return [one[:size] for one, size in zip(everyones or [], sizes, strict=False)]
 
@@ -199,21 +201,24 @@ class Ranks:
 
     def _everyone(self, said: Mapping[str, Any]) -> list[dict[str, Any]]:
         text = torch.frombuffer(bytearray(json.dumps(said).encode()), dtype=torch.uint8)
-        with self._answered():
+        with self._exchanging():
             sizes = [torch.zeros(1, dtype=torch.long) for _ in range(self.count)]
             dist.all_gather(sizes, torch.tensor([len(text)]))
             padded = torch.zeros(int(max(sizes)), dtype=torch.uint8)
             padded[: len(text)] = text
             texts = [torch.zeros_like(padded) for _ in sizes]
             dist.all_gather(texts, padded)
-        return [json.loads(bytes(one[:size].tolist())) for one, size in zip(texts, sizes, strict=True)]
+        return [json.loads(one[:size].numpy().tobytes()) for one, size in zip(texts, sizes, strict=True)]
 
     @contextmanager
-    def _answered(self) -> Iterator[None]:
-        try:
-            yield
-        except RuntimeError as error:
-            raise self._lost() from error
+    def _exchanging(self) -> Iterator[None]:
+        with self.held():
+            try:
+                yield
+            except RankEnded:
+                raise
+            except RuntimeError as error:
+                raise self._lost() from error
 
     def _lost(self) -> RankEnded:
         self._over = True

@@ -143,6 +143,7 @@ class Run:
         self.proved = False
         self.compared = 0
         self.interruption = Interruption()
+        self.ranks.held = self.interruption.held
 
     def run(self, start: Start | None = None) -> int:
         """Everything, with the exit code; from a checkpoint, where ``start`` has one."""

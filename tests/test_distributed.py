@@ -1,6 +1,8 @@
 """Real processes that exchange over gloo, each with the toy policy."""
 
 import signal
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -8,12 +10,12 @@ from safetensors.torch import load_file
 
 from benchmarks.two_processes import launch
 from rlnsp import checkpoint, evaluations
-from rlnsp.settings import EvaluationConfig
+from rlnsp.settings import EvaluationConfig, RewardSlot, Slot
 from rlnsp.trainer import train
 from tests.toy_runs import metrics_of, numbers, summary_of, toy_config
 
 FAULTS = """
-import os, signal, torch
+import os, signal, time, torch
 from rlnsp.testing import ToyPolicy
 from rlnsp.trainer import train
 from rlnsp.types import Unscored
@@ -35,10 +37,10 @@ def often_flat(samples):
     # Of two scenes an iteration, one for each process, often only one has anything to teach.
     return [bright([one])[0] if sum(one.scene.context.encode()) % 3 else 0.5 for one in samples]
 
-def later(samples, act):
+def later(samples, act, where=here):
     global calls
     calls += 1
-    if here() and calls == 5:  # one is of the evaluation before the first iteration
+    if where() and calls == 5:  # one is of the evaluation before the first iteration
         act()
     return bright(samples)
 
@@ -47,6 +49,12 @@ def kills(samples):
 
 def stops(samples):
     return later(samples, lambda: os.kill(os.getpid(), signal.SIGTERM))
+
+def stops_all(samples):
+    return later(samples, lambda: os.kill(os.getpid(), signal.SIGTERM), lambda: "RANK" in os.environ)
+
+def hangs(samples):
+    return later(samples, lambda: time.sleep(9))
 
 def fails(samples):
     def act():
@@ -64,22 +72,24 @@ class Drifts(ToyPolicy):
 @pytest.fixture
 def faulty(tmp_path):
     """A config whose reward is one of those above."""
-    (tmp_path / "faults.py").write_text(FAULTS)
+    return partial(faulty_config, tmp_path)
 
-    def made(reward, **settings):
-        evaluation = EvaluationConfig(num_scenes=3, bootstrap=10, keep_clips=2)
-        own = {
-            "scenes_per_iteration": 3,
-            "group_size": 3,
-            "num_iterations": 6,
-            "save_every": 0,
-            "trackers": [],
-        }
-        config = toy_config(tmp_path, evaluation=evaluation, **{**own, **settings})
-        config.rewards["mine"].__dict__["use"] = f"{tmp_path / 'faults.py'}:{reward}"
-        return config
 
-    return made
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """The weights that a run without faults comes to, in one process."""
+    folder = tmp_path_factory.mktemp("straight")
+    assert train(faulty_config(folder, "bright"), folder / "run") == 0
+    return weights(folder / "run")
+
+
+def faulty_config(folder, reward, policy=None, **settings):
+    (folder / "faults.py").write_text(FAULTS)
+    evaluation = EvaluationConfig(num_scenes=3, bootstrap=10, keep_clips=2)
+    own = {"scenes_per_iteration": 3, "group_size": 3, "num_iterations": 6, "save_every": 0, "trackers": []}
+    config = toy_config(folder, evaluation=evaluation, **{**own, **settings})
+    config = replace(config, rewards={"mine": RewardSlot(use=f"{folder / 'faults.py'}:{reward}")})
+    return replace(config, policy=Slot(use=f"{folder / 'faults.py'}:{policy}")) if policy else config
 
 
 def both(config, run, resume=False, timeout=60):
@@ -130,11 +140,13 @@ def known(line):
         ("kills", [1, -signal.SIGKILL], "another process of the run has ended"),
         ("fails", [1, 1], "rank 1: reward 'mine' failed on scene"),
         ("stops", [143, 143], ""),
+        ("stops_all", [143, 143], ""),
+        ("hangs", [1, 1], "did not answer for 6 s"),
     ],
 )
-def test_what_ends_one_process_ends_the_run_which_is_saved(reward, codes, said, faulty, tmp_path):
+def test_what_ends_one_process_ends_the_run_which_is_saved(reward, codes, said, faulty, straight, tmp_path):
     run = tmp_path / "run"
-    found, (main, other) = both(faulty(reward), run)
+    found, (main, other) = both(faulty(reward, rank_timeout_s=6.0), run)
     assert found == codes
     assert said in main
     assert f"go on by: rlnsp train --resume {run}" in main.replace("\n", " ")
@@ -142,15 +154,12 @@ def test_what_ends_one_process_ends_the_run_which_is_saved(reward, codes, said, 
     summary = summary_of(run)
     assert (summary["status"], summary["steps"]) == ("interrupted" if codes[0] > 128 else "failed", 3)
     assert train(faulty(reward), run, resume=True) == 0  # in one process: there is nothing to kill
-    assert train(faulty(reward), tmp_path / "straight") == 0
-    for key, value in weights(tmp_path / "straight").items():
+    for key, value in straight.items():
         torch.testing.assert_close(weights(run)[key], value, rtol=0, atol=1e-6)
 
 
 def test_weights_that_have_drifted_apart_are_noticed(faulty, tmp_path):
-    config = faulty("bright")
-    config.policy.__dict__["use"] = f"{tmp_path / 'faults.py'}:Drifts"
-    codes, (main, _) = both(config, tmp_path / "run")
+    codes, (main, _) = both(faulty("bright", policy="Drifts"), tmp_path / "run")
     assert codes == [1, 1]
     assert "after iteration 1 the trained weights of rank 1 are not those of rank 0" in main
 
