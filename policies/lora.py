@@ -65,6 +65,13 @@ def _no_match(target: str, linear: Sequence[str]) -> str:
     return f"lora.targets: {target!r} matches no linear layer of the transformer.{hint} Its layers: {known}."
 
 
+def shards(model: PeftModel) -> list[nn.Module]:
+    """The DiT's blocks, and the DiT: what FSDP may spread, as ``rlnsp.protocols.Shards`` says."""
+    bare: Any = model.get_base_model()
+    blocks = [block for part in bare.children() if isinstance(part, nn.ModuleList) for block in part]
+    return [*blocks, bare]
+
+
 def save_lora(model: PeftModel, folder: Path) -> None:
     """Write ``ADAPTER_FILES``, which ``PeftModel.from_pretrained`` reads on the bare transformer."""
     model.save_pretrained(str(folder), safe_serialization=True)

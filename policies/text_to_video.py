@@ -13,7 +13,7 @@ from policies.settings import PipelineSettings, Source
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Generator, Tensor
+    from torch import Generator, Tensor, nn
     from torch.nn import Parameter
 
     from policies.pipeline import PipelineModel
@@ -99,6 +99,12 @@ class TextToVideo(ABC, Generic[Settings]):
     def named_trainable(self) -> Iterator[tuple[str, Parameter]]:
         """The adapter's parameters."""
         return ((name, p) for name, p in self.model.named_parameters() if p.requires_grad)
+
+    def shards(self) -> list[nn.Module]:
+        """The DiT's blocks, and the DiT."""
+        from policies.lora import shards
+
+        return shards(self._dit)
 
     def encodes_with_trained_parts(self) -> bool:
         """False: the text encoder is frozen."""

@@ -4,13 +4,14 @@ A checkpoint is a folder.  The list of its files, each with its SHA-256, is writ
 a file that is not as listed, a checkpoint is damaged and passed over.
 """
 
+import copy
 import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Collection, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,24 @@ class Trained:
     def shipped(self) -> AbstractContextManager[None]:
         """While open, the policy has the weights that are evaluated and ship: the average, if one is kept."""
         return self.ema.applied() if self.ema else nullcontext()
+
+    @contextmanager
+    def whole_or_not(self) -> Iterator[None]:
+        """If the block is left by an exception, all that trains is put back as it was."""
+        own = dict(self.policy.named_trainable())
+        weights = copy.deepcopy(_weights(self.policy))
+        averages = [(one, one.updates, copy.deepcopy(one.average)) for one in self.averages().values()]
+        state = copy.deepcopy(self.optimizer.state_dict())
+        try:
+            yield
+        except BaseException:
+            with torch.no_grad():
+                for name, value in own.items():
+                    value.copy_(weights[name])
+            for average, updates, values in averages:
+                average.load(values, updates)
+            self.optimizer.load_state_dict(state)
+            raise
 
 
 def save(folder: Path, iteration: int, trained: Trained, record: Mapping[str, Any], config: str) -> Path:

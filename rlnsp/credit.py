@@ -79,13 +79,14 @@ class Credit:
             credited: its samples.
             sampler: that made it.
         """
-        samples, steps = credited.samples, len(trajectory.sigma)
+        steps = len(trajectory.sigma)
+        samples, at = trajectory.found(credited.samples)
         rows = samples.repeat_interleave(steps)
         shares = self._shares(trajectory, sampler)
         return Batch(
-            x=trajectory.x[samples].flatten(0, 1),
-            x_next=trajectory.x_next[samples].flatten(0, 1),
-            rollout_mean=trajectory.mean[samples].flatten(0, 1),
+            x=trajectory.x[at].flatten(0, 1),
+            x_next=trajectory.x_next[at].flatten(0, 1),
+            rollout_mean=trajectory.mean[at].flatten(0, 1),
             sigma=trajectory.sigma.repeat(len(samples)),
             sigma_next=trajectory.sigma_next.repeat(len(samples)),
             advantage=credited.advantage[rows].to(trajectory.x) * shares.repeat(len(samples)),

@@ -1,14 +1,16 @@
 """How good a policy is on held-out scenes: every reward, and a measure that no reward optimises."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from rlnsp.data import NUM_FUTURES, distances_to_nearest, true_clips
 from rlnsp.data_loss import DataLoss
+from rlnsp.distributed import Ranks
 from rlnsp.protocols import Policy
 from rlnsp.randomness import Randomness
 from rlnsp.rollout import sample_each
@@ -77,6 +79,7 @@ def evaluate(
     weights: Weights = "live",
     keep: int = 0,
     data_loss: DataLoss | None = None,
+    ranks: Ranks | None = None,
 ) -> Evaluation:
     """Generate each scene once a seed by the deterministic sampler, and measure the clips.
 
@@ -92,38 +95,44 @@ def evaluate(
         weights: whose they are; only recorded.
         keep: how many clips to keep.
         data_loss: measured too, on the scenes' true clips, where it is given.
+        ranks: share the scenes; each finds the same, but only the main one has the clips that are kept.
     """
+    ranks = ranks or Ranks()
     seeds = range(config.seed, config.seed + config.num_seeds)
     generators = [Randomness(seed=seed).generator("evaluation") for seed in seeds]
     names = [reward.name for reward in rewards]
     scores: dict[str, list[float]] = {name: [] for name in [*names, DISTANCE]}
     kept: list[Sample] = []
-    made: list[list[Sample]] = []
-    for start in range(0, len(scenes), chunk_size):  # scored a part at a time: all clips at once may not fit
-        part = scenes[start : start + chunk_size]
-        made = []
-        for generator in generators:
-            made.append(
-                sample_each(
-                    policy,
-                    part,
-                    sampler,
-                    generator,
-                    chunk_size=chunk_size,
-                    num_steps=config.num_steps,
-                    guidance_scale=config.guidance_scale,
-                )
+    shape: tuple[int, ...] = ()
+    for start in range(0, len(scenes), chunk_size * ranks.count):  # all clips at once may not fit in memory
+        part = scenes[start : start + chunk_size * ranks.count]
+        made = [
+            sample_each(
+                policy,
+                part,
+                sampler,
+                generator,
+                chunk_size=chunk_size,
+                num_steps=config.num_steps,
+                guidance_scale=config.guidance_scale,
+                own=ranks.share(len(part)),
             )
-        kept += made[0][: keep - len(kept)]
+            for generator in generators
+        ]
+        if not made[0]:
+            continue
+        kept += made[0][: len(ranks.share(keep)) - len(kept)]
+        shape = made[0][0].frames.shape
         raw = [score(rewards, samples).raw for samples in made]
         for name in names:
             scores[name] += _mean_over_seeds([one[name].tolist() for one in raw])
         distances = [distances_to_future(clips) for clips in zip(*made, strict=True)]
         scores[DISTANCE] += _mean_over_seeds(list(zip(*distances, strict=True)))
+    scores = {name: ranks.collect(own) for name, own in scores.items()}
     if data_loss is not None:
-        shape = made[0][0].frames.shape
-        losses = data_loss.measure(scenes, shape, config.seed, chunk_size)
+        losses = data_loss.measure(scenes, tuple(ranks.of_main(shape)), config.seed, chunk_size)
         scores.update({} if np.isnan(losses).all() else {DATA_LOSS: losses})
+    explanations = explain(rewards, kept)
     guidance = sampler.guidance_scale if config.guidance_scale is None else config.guidance_scale
     return Evaluation(
         scene_ids=[scene.id for scene in scenes],
@@ -136,9 +145,26 @@ def evaluate(
             "weights": weights,
         },
         bootstrap=config.bootstrap,
-        samples=kept,
-        explanations=explain(rewards, kept),
+        samples=_of_all(kept, scenes, ranks),
+        explanations=_said_by_all(explanations, ranks),
     )
+
+
+def _of_all(own: list[Sample], scenes: Sequence[Scene], ranks: Ranks) -> list[Sample]:
+    """On the main rank the clips that every rank keeps of its share, in the order of ``scenes``."""
+    if ranks.count == 1 or not ranks.of_main(len(own)):
+        return own
+    shape = ranks.of_main(list(own[0].frames.shape) if own else [])
+    fps = ranks.of_main(own[0].fps if own else 0.0)
+    frames = np.concatenate([one.frames.reshape(-1) for one in own] or [np.zeros(0, np.uint8)])
+    clips = [list(one.reshape(-1, *shape).numpy()) for one in ranks.to_main(torch.from_numpy(frames))]
+    whole = ranks.merge(clips)
+    return [Sample(scene=scene, frames=clip, fps=fps) for scene, clip in zip(scenes, whole, strict=False)]
+
+
+def _said_by_all(own: list[dict[str, Explanation]], ranks: Ranks) -> list[dict[str, Explanation]]:
+    said = ranks.collect([{name: asdict(one) for name, one in clip.items()} for clip in own])
+    return [{name: Explanation(**one) for name, one in clip.items()} for clip in said]
 
 
 def paired_difference(before: Evaluation, after: Evaluation, measure: str) -> Interval:

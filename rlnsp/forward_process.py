@@ -40,15 +40,16 @@ def noised_anew(trajectory: Trajectory, credited: Credited, num_levels: int) -> 
         credited: its samples.
         num_levels: at most the sampler's steps.
     """
-    device, samples = trajectory.latents.device, credited.samples
+    device, count = trajectory.latents.device, len(trajectory.samples)
+    samples, at = trajectory.found(credited.samples)
     generator = trajectory.randomness.generator("forward")
     # For all B samples, so that which are left out does not change another's noise.
-    order = torch.rand(len(trajectory.latents), len(trajectory.levels), generator=generator).argsort(1)
-    shape = (len(trajectory.latents), num_levels, *trajectory.latents.shape[1:])
+    order = torch.rand(count, len(trajectory.levels), generator=generator).argsort(1)
+    shape = (count, num_levels, *trajectory.latents.shape[1:])
     noise = torch.randn(shape, generator=generator)[samples].flatten(0, 1).to(device)
     sigma = trajectory.levels[order[samples, :num_levels].to(device)].flatten()
     rows = samples.repeat_interleave(num_levels)
-    clean = trajectory.latents[rows]
+    clean = trajectory.latents[at.repeat_interleave(num_levels)]
     return Batch(
         x=noised(clean, noise, sigma),
         x_next=clean,

@@ -43,7 +43,7 @@ class Interruption:
             yield
         finally:
             self._holding -= 1
-        if self._received is not None and not self._holding:
+        if self._received is not None and not self._holding and not self._ignoring:
             raise Interrupted(self._received)
 
     @contextmanager

@@ -1,9 +1,9 @@
 """Credited transitions -> one optimiser step an update, however the batch is cut up."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch.nn import Parameter
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 from torch.optim import AdamW
 
+from rlnsp.distributed import Ranks, weight_hash
 from rlnsp.ema import EMA
 from rlnsp.protocols import Algorithm, Policy, Stats
 from rlnsp.settings import TrainerConfig, require
@@ -46,6 +47,8 @@ class Optimisation:
     config: TrainerConfig
     old: EMA | None = None
     """The weights that sampled, where they are not the trained ones."""
+    ranks: Ranks = field(default_factory=Ranks)
+    """Each has the transitions of its own samples; the optimiser steps on the gradient of all."""
 
     def __call__(
         self,
@@ -58,7 +61,7 @@ class Optimisation:
         """``updates_per_rollout`` times ``minibatches`` optimiser steps; empty ones have gradient zero.
 
         Args:
-            batch: all transitions of the iteration.
+            batch: all transitions of the iteration, or of them this rank's.
             scenes: of the iteration, one for each row of the batch's condition.
             prove: score the batch as it was sampled first, and raise unless the first ratio is exactly 1 (or
                 the first velocity that of the policy that sampled), a gradient arrives and the step changes
@@ -92,12 +95,13 @@ class Optimisation:
         parameters = dict(self.policy.named_trainable())
         before = {name: value.detach().clone() for name, value in parameters.items()} if proving else {}
         stats = self.accumulate(batch, scenes)
-        if proving and len(batch):
+        if proving and stats:
             if self.old is None or self.old.is_live():
                 _prove_nothing_moved(stats)
-            _prove_gradient(parameters)
+            _prove_gradient(any(self.ranks.exchange(_has_gradient(parameters))))
         if data_gradient is not None:
             stats = {**stats, **data_gradient()}
+        self.ranks.add_up(_grads(parameters))
         norm = float(clip_grad_norm_(parameters.values(), self.config.max_grad_norm))
         if norm != norm or norm == float("inf"):
             raise TrainingFailed(
@@ -113,25 +117,34 @@ class Optimisation:
         return {**stats, "grad_norm": norm}
 
     def accumulate(self, batch: Batch, scenes: Sequence[Scene]) -> Stats:
-        """Leave the whole batch's gradient in the parameters."""
+        """Leave the batch's gradient in the parameters: this rank's part of it.  What is told is of all."""
         for _, value in self.policy.named_trainable():
             value.grad = torch.zeros_like(value)
         merge = _Merge()
-        for part in batch.split(self.config.micro_batch_size):
+        for part, count in self._parts(batch):
             loss, stats = self.algorithm.loss(self.policy, present(self.policy, part, scenes))
-            (loss * (len(part) / batch.total)).backward()
-            merge.add({"loss": float(loss.detach()), **stats}, len(part))
-        return merge.result()
+            (loss * (count / batch.total)).backward()
+            if count:
+                merge.add({"loss": float(loss.detach()), **stats}, count)
+        return merge.of_all(self.ranks).result()
 
     def with_anchors(self, batch: Batch, scenes: Sequence[Scene]) -> Batch:
         """Replay the batch in the very pieces that it is trained in: kernels round by shape."""
         anchors = []
         with self.old.applied() if self.old else nullcontext():
-            for part in batch.split(self.config.micro_batch_size):
+            for part, count in self._parts(batch):
                 # With gradient on, since some kernels are chosen by it; the graph is dropped at once.
                 anchor = self.algorithm.anchor(self.policy, present(self.policy, part, scenes))
-                anchors.append(anchor.detach())
+                anchors += [anchor.detach()] if count else []
         return replace(batch, anchor=torch.cat(anchors)) if anchors else batch
+
+    def _parts(self, batch: Batch) -> Iterator[tuple[Batch, int]]:
+        """Micro-batches and how many transitions count; idle ones follow where others have more of them."""
+        size = self.config.micro_batch_size
+        own = -(-len(batch) // size)
+        most = max(self.ranks.exchange(own)) if self.ranks.sharded else own
+        yield from ((part, len(part)) for part in batch.split(size))
+        yield from ((batch.idle(), 0) for _ in range(most - own))
 
 
 def present(policy: Policy, part: Batch, scenes: Sequence[Scene]) -> Batch:
@@ -143,6 +156,20 @@ def present(policy: Policy, part: Batch, scenes: Sequence[Scene]) -> Batch:
     with torch.no_grad(), policy.reference():
         reference = policy.encode(own)
     return replace(part, scene=scene, condition=policy.encode(own), reference_condition=reference)
+
+
+def compare(ranks: Ranks, policy: Policy, when: str) -> None:
+    """Raise TrainingFailed unless every rank has the same trained weights, to the bit."""
+    if ranks.count == 1:
+        return
+    hashes = ranks.exchange(weight_hash(policy))
+    others = [str(rank) for rank, found in enumerate(hashes) if found != hashes[0]]
+    if others:
+        raise TrainingFailed(
+            f"{when} the trained weights of rank {', '.join(others)} are not those of rank 0: something in "
+            "the policy or the algorithm changes them otherwise than by the optimiser's step, or a machine "
+            "computes wrongly; see that all have the same software, weights and data"
+        )
 
 
 class _Merge:
@@ -160,6 +187,17 @@ class _Merge:
             else:
                 self.sums[name] += value * count
                 self.counts[name] += count
+
+    def of_all(self, ranks: Ranks) -> "_Merge":
+        """Of the micro-batches of every rank."""
+        whole = _Merge()
+        for sums, counts, maxima in ranks.exchange([self.sums, self.counts, self.maxima]):
+            for name, value in sums.items():
+                whole.sums[name] += value
+                whole.counts[name] += int(counts[name])
+            for name, value in maxima.items():
+                whole.maxima[name] = max(value, whole.maxima.get(name, value))
+        return whole
 
     def result(self) -> dict[str, float]:
         return {name: total / self.counts[name] for name, total in self.sums.items()} | self.maxima
@@ -182,8 +220,12 @@ def _prove_nothing_moved(stats: Stats) -> None:
         )
 
 
-def _prove_gradient(parameters: dict[str, Parameter]) -> None:
-    if not any(bool(_grad(value).any()) for value in parameters.values()):
+def _has_gradient(parameters: dict[str, Parameter]) -> bool:
+    return any(bool(_grad(value).any()) for value in parameters.values())
+
+
+def _prove_gradient(arrived: bool) -> None:
+    if not arrived:
         raise TrainingFailed(
             "samples have advantages, yet no gradient reaches a trained weight: check that velocity is not "
             "computed under no_grad, and that what named_trainable lists is what velocity uses"

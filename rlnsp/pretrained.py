@@ -24,9 +24,15 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def device_of(setting: str) -> torch.device:
-    """The device that a plug-in's ``device`` names; ``auto``: CUDA if there is any, else the CPU."""
+    """The device that a plug-in's ``device`` names; ``auto``: CUDA if there is any, else the CPU.
+
+    Of several GPUs the current one, by its number: a thread that has chosen none takes the first for it.
+    """
     auto = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(auto if setting == "auto" else setting)
+    device = torch.device(auto if setting == "auto" else setting)
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
 
 
 def is_hub_id(path: str) -> bool:

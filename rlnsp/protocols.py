@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Generator, Tensor
+    from torch import Generator, Tensor, nn
     from torch.nn import Parameter
 
     from rlnsp.declaration import Declaration
@@ -109,6 +109,18 @@ class Exports(Protocol):
         ...
 
 
+@runtime_checkable
+class Shards(Protocol):
+    """What a policy adds whose frozen weights several devices can hold together."""
+
+    def shards(self) -> Sequence[nn.Module]:
+        """The modules whose frozen weights may be spread, the inner before the outer; the outer ones last.
+
+        A forward of an outer one must be a forward of all that are in it.
+        """
+        ...
+
+
 class Reward(Protocol):
     """A score for each sample, higher is better.  It sees whole groups, so it may compare."""
 
@@ -164,7 +176,11 @@ class Algorithm(Protocol):
     """Turns scored trajectories into a loss.  Built as ``Algorithm(config, sampler)``, a SamplerConfig."""
 
     def credit(self, trajectory: Trajectory, scores: Scores) -> tuple[Batch, Stats]:
-        """The transitions to train on, each with its advantage, and what to log of it."""
+        """The transitions to train on, each with its advantage, and what to log of it.
+
+        Scores are of all samples, latents of those that this process made (``Trajectory.found``); ``total``
+        counts the transitions of all.
+        """
         ...
 
     def anchor(self, policy: Policy, batch: Batch) -> Tensor:

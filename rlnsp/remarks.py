@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rlnsp.distributed import Ranks
 from rlnsp.evaluate import DATA_LOSS, Evaluation
 from rlnsp.protocols import Policy
 from rlnsp.settings import RunConfig
@@ -11,7 +12,7 @@ from rlnsp.types import Scores
 
 
 def beginning(
-    config: RunConfig, policy: Policy, num_heldout: int, folder: Path, on_policy: bool
+    config: RunConfig, policy: Policy, num_heldout: int, folder: Path, on_policy: bool, ranks: Ranks
 ) -> list[str]:
     """How large the run is; ``on_policy``: the weights that sample are those that are trained."""
     trainer, count = config.trainer, sum(p.numel() for _, p in policy.named_trainable())
@@ -20,6 +21,11 @@ def beginning(
         f"{trainer.scenes_per_iteration} scenes x {trainer.group_size} samples; "
         f"held out: {num_heldout} scenes; run folder: {folder}"
     ]
+    if ranks.count > 1:
+        lines.append(
+            f"{ranks.count} processes share the scenes of each iteration"
+            + (", and hold the frozen weights together" if ranks.sharded else "")
+        )
     if trainer.updates_per_rollout * trainer.minibatches == 1 and on_policy:
         lines.append(
             "one update a rollout: the ratio is 1 throughout and the clip cannot act, as it should be"

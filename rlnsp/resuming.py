@@ -18,6 +18,8 @@ MAY_DIFFER = (
     "trainer.max_drop_share",
     "trainer.micro_batch_size",
     "trainer.rollout_batch_size",
+    "trainer.compare_ranks",
+    "trainer.rank_timeout_s",
     "evaluation.every",
     "evaluation.bootstrap",
     "evaluation.keep_clips",

@@ -58,6 +58,7 @@ def rollout(
     share_prefix: bool = True,
     decode: bool = True,
     finished: Callable[[Sequence[Sample]], None] | None = None,
+    own: Sequence[int] | None = None,
 ) -> Trajectory:
     """``group_size`` samples of each scene, with what is needed to train on their stochastic steps.
 
@@ -72,27 +73,38 @@ def rollout(
             scene: every step up to the first noise, that step's mean included.  Exact.
         decode: make the clips, too; without, samples have no frames.
         finished: called with whole groups as soon as their last chunk is done, before the next one begins.
+        own: the scenes that are sampled here, rising; None: all.  They are the very samples that they are
+            among all, but for what a decoder may draw.
     """
     group = torch.arange(len(scenes)).repeat_interleave(group_size)
+    sampled = torch.arange(len(scenes)) if own is None else torch.tensor(own)
+    here = torch.isin(group, sampled).nonzero().flatten()
     trained = trained_steps(sampler, randomness)
     shared = trained[0] if sampler.same_noise and share_prefix else -1
     with torch.no_grad():
         condition = policy.encode(scenes)
         sigmas = policy.sigmas(sampler.num_steps)
         steps = _Steps(policy, sigmas, condition, sampler, chunk_size)
-        rows = torch.arange(len(scenes)) if sampler.same_noise else group
-        of = group if sampler.same_noise else torch.arange(len(group))
-        stem = _Walk(rows=rows, x=_rows_of_noise(policy, len(rows), randomness.generator("noise")))
+        first = _rows_of_noise(
+            policy, len(scenes) if sampler.same_noise else len(group), randomness.generator("noise")
+        )
+        if sampler.same_noise:
+            stem = _Walk(rows=sampled, x=first[sampled])
+            of = torch.arange(len(sampled)).repeat_interleave(group_size)
+        else:
+            stem = _Walk(rows=group[here], x=first[here])
+            of = torch.arange(len(here))
         for number in range(shared):
             stem.x, _ = steps(stem, number)
         branching = steps(stem, shared, noisy=True) if shared >= 0 else None
-        # Of all samples at once: a sample's noise does not depend on the chunks.
-        generator, decoding = randomness.generator("steps"), randomness.generator("decode")
-        noise = {number: policy.noise(len(group), generator) for number in trained}
+        # Of all samples at once: a sample's noise depends neither on the chunks nor on who samples it.
+        generator = randomness.generator("steps")
+        noise = {number: policy.noise(len(group), generator)[here] for number in trained}
+        decoding = randomness.generator(f"decode/{own[0]}" if own and own[0] else "decode")
         walks: list[_Walk] = []
         samples: list[Sample] = []
-        for chunk in torch.arange(len(group)).split(chunk_size):
-            walk = _Walk(rows=group[chunk], x=stem.x[of[chunk]])
+        for chunk in torch.arange(len(here)).split(chunk_size):
+            walk = _Walk(rows=group[here[chunk]], x=stem.x[of[chunk]])
             if branching is not None:
                 mean, std = (part[of[chunk]] for part in branching)
                 walk.keep(mean, mean + std * noise[shared][chunk].to(mean))
@@ -110,8 +122,13 @@ def rollout(
             if finished and whole:
                 finished(whole)
     latents = torch.cat([walk.x for walk in walks])
+    if own is not None:
+        made = dict(zip(here.tolist(), samples, strict=True))
+        unseen = [Sample(scene=scenes[g], frames=NO_FRAMES, fps=0.0) for g in group.tolist()]
+        samples = [made.get(row, sample) for row, sample in enumerate(unseen)]
     return Trajectory(
         samples=samples,
+        here=None if own is None else here,
         group=group,
         condition=condition,
         latents=latents,
@@ -167,8 +184,12 @@ def sample_each(
     chunk_size: int,
     num_steps: int | None = None,
     guidance_scale: float | None = None,
+    own: Sequence[int] | None = None,
 ) -> list[Sample]:
-    """As ``sample``, each clip with its scene and the latents that it was decoded from."""
+    """As ``sample``, each clip with its scene and the latents that it was decoded from.
+
+    With ``own`` only the scenes in those places are made, as they would be among all.
+    """
     sigmas = policy.sigmas(num_steps or sampler.num_steps)
     scale = sampler.guidance_scale if guidance_scale is None else guidance_scale
     sampler = replace(sampler, guidance_scale=scale)
@@ -176,10 +197,14 @@ def sample_each(
     decoding = torch.Generator().manual_seed(generator.initial_seed() + 1)
     samples: list[Sample] = []
     with torch.no_grad():
-        for start in range(0, len(scenes), chunk_size):
-            part = scenes[start : start + chunk_size]
+        places = list(range(len(scenes)) if own is None else own)
+        noise = _rows_of_noise(policy, len(scenes), generator) if scenes else None
+        for start in range(0, len(places), chunk_size):
+            at = places[start : start + chunk_size]
+            part = [scenes[place] for place in at]
             steps = _Steps(policy, sigmas, policy.encode(part), sampler, chunk_size)
-            walk = _Walk(rows=torch.arange(len(part)), x=_rows_of_noise(policy, len(part), generator))
+            assert noise is not None
+            walk = _Walk(rows=torch.arange(len(part)), x=noise[at])
             for number in range(len(sigmas) - 1):
                 walk.x, _ = steps(walk, number)
             samples += _samples(part, walk.x, policy.decode(walk.x, decoding))

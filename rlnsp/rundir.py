@@ -135,6 +135,7 @@ def environment() -> dict[str, Any]:
         "packages": found,
         "platform": platform.platform(),
         "cpu_count": os.cpu_count(),
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "torch_threads": torch.get_num_threads(),
         "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "git": _git(),

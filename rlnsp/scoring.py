@@ -3,7 +3,7 @@
 import inspect
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,8 +60,16 @@ class Judging:
     raised, the scenes that fail when they are judged one at a time.
     """
 
-    def __init__(self, rewards: Sequence[BuiltReward]) -> None:
-        self.rewards = rewards
+    def __init__(
+        self, rewards: Sequence[BuiltReward], gather: Callable[[Scores], Scores] | None = None
+    ) -> None:
+        """Nothing is under way yet.
+
+        Args:
+            rewards: each judges every sample.
+            gather: makes of the scores of the samples taken here those of all processes' samples.
+        """
+        self.rewards, self.gather = rewards, gather
         self._count = 0
         self._calls: list[tuple[BuiltReward, list[int], Future[_Judgement]]] = []
 
@@ -102,6 +110,7 @@ class Judging:
                 errors[reward.name] = judgement.errors[-1]
         weights = {reward.name: reward.weight for reward in self.rewards}
         found = Scores(raw=raw, weights=weights, seconds=seconds, errors=errors)
+        found = self.gather(found) if self.gather else found
         dropped = 1 - float(found.scored.float().mean())
         if dropped > max_drop_share:
             raise RewardFailed(_too_many(found, dropped, max_drop_share))

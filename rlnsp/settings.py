@@ -194,6 +194,11 @@ class TrainerConfig:
     """Write ``report.html`` at the end."""
     max_drop_share: float = 0.5
     """The share of an iteration's samples that may go unscored before the run stops."""
+    compare_ranks: int = 10
+    """Of several processes: the first iterations that they do, after each of which their weights are
+    compared."""
+    rank_timeout_s: float = 1800.0
+    """Of several processes: how long one waits for another, whose reward may be slow, before it gives up."""
 
     def __post_init__(self) -> None:
         require(
@@ -220,10 +225,10 @@ class TrainerConfig:
             "trainer.rollout_batch_size must be at least 1, or null for micro_batch_size; got "
             f"{self.rollout_batch_size}",
         )
-        for name in ("num_iterations", "save_every", "keep_best", "weight_decay"):
+        for name in ("num_iterations", "save_every", "keep_best", "weight_decay", "compare_ranks"):
             value = getattr(self, name)
             require(value >= 0, f"trainer.{name} must be 0 or more; got {value}")
-        for name in ("learning_rate", "max_grad_norm"):
+        for name in ("learning_rate", "max_grad_norm", "rank_timeout_s"):
             value = getattr(self, name)
             require(value > 0, f"trainer.{name} must be positive; got {value}")
         require(

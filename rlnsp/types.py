@@ -2,6 +2,7 @@
 
 Shapes:
     B  samples of one iteration (groups * group size)      G  groups: one per scene
+    b  those of them that this process made: all, where it is the only one
     S  trained denoising steps                             T  transitions in a (micro-)batch, at most B * S
     N  latent tokens   C  latent channels                  L  condition tokens   D  condition width
     F  frames   H, W  pixels
@@ -130,21 +131,26 @@ class Condition:
 
 @dataclass(frozen=True, kw_only=True)
 class Trajectory:
-    """Rollouts of whole groups, with the trained steps kept."""
+    """Rollouts of whole groups, with the trained steps kept.
+
+    Of several processes each has the latents of its own groups, b of the B samples; whose samples they are,
+    and their scores, it knows of all.
+    """
 
     samples: Sequence[Sample]
+    """B; those of other processes have neither frames nor latents."""
     group: Tensor
     """(B,) long; the number of each sample's group, 0 to G - 1."""
     condition: Condition
     """G rows: a scene is encoded once; ``condition.take(group)`` has a row a sample."""
     latents: Tensor
-    """(B, N, C) fp32; the final, denoised latents."""
+    """(b, N, C) fp32; the final, denoised latents."""
     x: Tensor
-    """(B, S, N, C) fp32; before each trained step."""
+    """(b, S, N, C) fp32; before each trained step."""
     x_next: Tensor
-    """(B, S, N, C) fp32; after it."""
+    """(b, S, N, C) fp32; after it."""
     mean: Tensor
-    """(B, S, N, C) fp32; the step's mean as the rollout computed it.  Only drift is measured against it."""
+    """(b, S, N, C) fp32; the step's mean as the rollout computed it.  Only drift is measured against it."""
     sigma: Tensor
     """(S,) fp32."""
     sigma_next: Tensor
@@ -153,6 +159,17 @@ class Trajectory:
     """(num_steps,) fp32; the sigma before each step of the schedule, trained or not."""
     randomness: Randomness
     """Of the iteration; streams that the rollout did not use are free."""
+    here: Tensor | None = None
+    """(b,) long, rising; which of the B samples the latents are of.  None: all."""
+
+    def found(self, samples: Tensor) -> tuple[Tensor, Tensor]:
+        """Of ``samples``, (K,) long and rising, those whose latents are here; and where, in ``latents``."""
+        if self.here is None:
+            return samples, samples
+        import torch
+
+        own = samples[torch.isin(samples, self.here)]
+        return own, torch.searchsorted(self.here, own)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,11 +229,21 @@ class Batch:
 
     def take(self, index: Any) -> Batch:
         """The transitions at ``index``: a slice, a long tensor or a mask."""
+        return replace(self, **{name: value[index] for name, value in self._rows().items()})
+
+    def idle(self) -> Batch:
+        """One row to compute with where nothing is left to learn from: the first, or one of zeros."""
+        if len(self):
+            return self.take(slice(0, 1))
+        made = {name: value.new_zeros(1, *value.shape[1:]) for name, value in self._rows().items()}
+        return replace(
+            self, **{**made, "sigma": made["sigma"] + 0.5, "sigma_next": made["sigma_next"] + 0.25}
+        )
+
+    def _rows(self) -> dict[str, Tensor]:
         shared = {"condition", "reference_condition", "total"}
         rows = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in shared}
-        return replace(
-            self, **{name: None if value is None else value[index] for name, value in rows.items()}
-        )
+        return {name: value for name, value in rows.items() if value is not None}
 
     def divide(self, parts: int) -> Iterator[Batch]:
         """Whole groups, an equal number in each part where that is possible; a part may have no rows."""

@@ -50,6 +50,31 @@ def test_a_checkpoint_gives_back_what_was_saved(tmp_path):
             assert torch.equal(state, other.optimizer.state[same][key])
 
 
+@pytest.mark.parametrize("steps", [0, 1])
+def test_an_update_that_fails_half_way_is_taken_back(steps):
+    def change(one):
+        for _, value in one.policy.named_trainable():
+            value.grad = torch.full_like(value, 0.5)
+        one.optimizer.step()
+        one.ema.update()
+        return 1
+
+    def numbers(one):
+        weights = [value for _, value in one.policy.named_trainable()]
+        state = [part for value in weights for part in one.optimizer.state[value].values()]
+        return [*weights, *one.ema.average.values(), *state, torch.tensor(one.ema.updates)]
+
+    straight, cut = trained(), trained()
+    for one in (straight, cut):
+        for _ in range(steps):
+            change(one)
+    with pytest.raises(ZeroDivisionError), cut.whole_or_not():
+        assert change(cut) / 0
+    for one in (straight, cut):
+        change(one)
+    assert all(torch.equal(a, b) for a, b in zip(numbers(straight), numbers(cut), strict=True))
+
+
 def names(folder):
     return [path.name for path in checkpoint.checkpoints(folder)]
 

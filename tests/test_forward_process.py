@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -45,6 +47,16 @@ def test_the_noise_is_fresh_and_standard():
     assert flat.std() == pytest.approx(1, abs=4 / (2 * flat.numel()) ** 0.5)
     between = flat @ flat.T / flat.shape[1]
     assert (between - torch.diag(between.diag())).abs().max() < 5 / flat.shape[1] ** 0.5
+
+
+def test_a_process_noises_its_own_samples_as_one_that_has_all_would():
+    made, whole = rows()
+    own = torch.tensor([0, 1, 2])
+    share = replace(made, latents=made.latents[3:], here=own + 3)
+    _, batch = rows(made=share)
+    assert batch.total == whole.total == 18
+    for name in ("x", "x_next", "sigma", "advantage", "scene"):
+        assert torch.equal(getattr(batch, name), getattr(whole, name)[9:])
 
 
 def test_samples_without_effect_are_left_out_and_change_no_others_noise():

@@ -127,3 +127,11 @@ def test_a_signal_waits_for_the_last_held_block_and_is_passed_over_where_ignored
             os.kill(os.getpid(), signal.SIGINT)
         assert caught.value.exit_code == 130
     assert reached == ["inner", "outer", "ignored"]
+
+
+def test_what_is_done_about_a_signal_may_hold_others_back_without_being_cut_short():
+    with Interruption() as interruption:
+        with pytest.raises(Interrupted):
+            os.kill(os.getpid(), signal.SIGTERM)
+        with interruption.ignored(), interruption.held():
+            pass

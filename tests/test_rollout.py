@@ -7,7 +7,7 @@ import torch
 
 from rlnsp.maths.steps import step
 from rlnsp.randomness import Randomness
-from rlnsp.rollout import rollout, sample, transition
+from rlnsp.rollout import rollout, sample, sample_each, transition
 from rlnsp.settings import SamplerConfig, WindowConfig
 from rlnsp.testing import ToyPolicy
 from rlnsp.types import Scene
@@ -181,3 +181,33 @@ def test_trained_steps_need_not_follow_each_other():
             0.7,
         )
     torch.testing.assert_close(trajectory.x[:, 1], between)
+
+
+@pytest.mark.parametrize("same_noise", [True, False])
+def test_scenes_that_are_sampled_apart_are_the_samples_that_they_are_among_all(same_noise):
+    policy, sampler = toy(), replace(SAMPLER, same_noise=same_noise)
+    whole = roll(policy, sampler)
+    shares = [roll(policy, sampler, own=own, chunk_size=3) for own in ([0, 2], [1])]
+    assert [share.here.tolist() for share in shares] == [[0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7]]
+    for share in shares:
+        for name in ("x", "x_next", "mean", "latents"):
+            torch.testing.assert_close(getattr(share, name), getattr(whole, name)[share.here])
+        assert torch.equal(share.group, whole.group)
+        assert [one.scene for one in share.samples] == [one.scene for one in whole.samples]
+        made = [row for row, one in enumerate(share.samples) if one.frames.size]
+        assert made == share.here.tolist()
+        own, at = share.found(torch.tensor([1, 5, 6, 10]))
+        torch.testing.assert_close(share.latents[at], whole.latents[own])
+    assert shares[0].found(torch.tensor([1, 5, 6, 10]))[0].tolist() == [1, 10]
+
+
+def test_evaluated_scenes_are_the_same_clips_whoever_makes_them():
+    policy = toy()
+
+    def clips(own):
+        generator = torch.Generator().manual_seed(0)
+        twice = [sample_each(policy, SCENES, SAMPLER, generator, chunk_size=2, own=own) for _ in range(2)]
+        return torch.stack([one.latents for made in twice for one in made if one.latents is not None])
+
+    torch.testing.assert_close(clips([1]), clips(None)[[1, 4]])
+    assert sample_each(policy, SCENES, SAMPLER, torch.Generator(), chunk_size=2, own=[]) == []

@@ -8,9 +8,9 @@ from rlnsp.settings import ConfigError, SamplerConfig, WindowConfig
 from rlnsp.window import trained_steps
 
 
-def steps(iteration=0, rank=0, seed=0, num_steps=10, rule: Any = "cps", **window):
+def steps(iteration=0, seed=0, num_steps=10, rule: Any = "cps", **window):
     sampler = SamplerConfig(num_steps=num_steps, rule=rule, window=WindowConfig(**window))
-    return trained_steps(sampler, Randomness(seed=seed, rank=rank, iteration=iteration))
+    return trained_steps(sampler, Randomness(seed=seed, iteration=iteration))
 
 
 def test_a_fixed_window_stays_where_it_is():
@@ -39,11 +39,11 @@ def test_a_branch_is_in_a_row_and_begins_anywhere_before_the_end():
 
 
 @pytest.mark.parametrize("kind", ["random", "branch"])
-def test_a_draw_is_of_the_seed_and_the_iteration_and_the_same_on_every_rank(kind):
+def test_a_draw_is_of_the_seed_and_the_iteration(kind):
     def drawn(**where):
         return [steps(i, kind=kind, size=2, num_steps=40, **where) for i in range(8)]
 
-    assert drawn() == drawn(rank=3)
+    assert drawn() == drawn()
     assert drawn() != drawn(seed=1)
     assert len({tuple(one) for one in drawn()}) > 1
 

@@ -6,7 +6,8 @@ Conventions: sigma is 1 at noise and 0 at data; velocity = noise - data.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -60,6 +61,7 @@ class UnifiedModel(nn.Module):
         self.vae, self.scheduler = vae, scheduler
         self.geometry, self.compute_dtype = geometry, compute_dtype
         self.decode_timestep, self.decode_noise_scale, self.decode_batch_size = 0.05, 0.025, 16
+        self._waiting: frozenset[str] = frozenset()
         self._patches = transformer.config["patch_size"], transformer.config["patch_size_t"]
         self._check_widths(transformer.config["in_channels"], transformer.config["caption_channels"])
         self.grid()
@@ -80,6 +82,26 @@ class UnifiedModel(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.connector.queries.device
+
+    def place(self, device: torch.device, waiting: Collection[str] = ()) -> None:
+        """Put the parts on a device; those ``waiting`` are on the CPU but while they are used."""
+        self._waiting = frozenset(waiting)
+        for name, part in self.named_children():
+            part.to("cpu" if name in self._waiting else device)
+
+    @contextmanager
+    def _used(self, name: str) -> Iterator[None]:
+        part = self.get_submodule(name)
+        if name not in self._waiting:
+            yield
+            return
+        part.to(self.device)
+        try:
+            yield
+        finally:
+            part.to("cpu")
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()  # its place is for others, of other libraries too
 
     def train_only(self, *parts: str) -> None:
         """Gradient for these of ``TRAINABLE`` and nothing else; Qwen is always frozen."""
@@ -113,7 +135,7 @@ class UnifiedModel(nn.Module):
         """
         connector = connector or self.connector
         prompts = [*(template.format(text) for text in texts), ""]
-        with autocast(self.device, self.compute_dtype):
+        with self._used("comprehension"), autocast(self.device, self.compute_dtype):
             hidden = self.comprehension(prompts, connector.queries, [*(clips or [None] * len(texts)), None])
         embeds = connector(hidden.float())
         mask = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
@@ -187,18 +209,20 @@ class UnifiedModel(nn.Module):
         """Packed, normalised latents (B, N, C) fp32 of uint8 (B, F, H, W, 3); see ``ltx.encode``."""
         _, f, h, w, _ = frames.shape
         grid = self.grid(Geometry(num_frames=f, height=h, width=w, fps=self.geometry.fps))
-        return ltx.encode(frames, self.vae, grid, generator)
+        with self._used("vae"):
+            return ltx.encode(frames, self.vae, grid, generator)
 
     def decode(self, x: Tensor, generator: Generator, geometry: Geometry | None = None) -> Video:
         """Clips of denoised latents (B, N, C); see ``ltx.decode``."""
         geometry = geometry or self.geometry
-        frames = ltx.decode(
-            x,
-            self.vae,
-            self.grid(geometry),
-            generator,
-            timestep=self.decode_timestep,
-            noise_scale=self.decode_noise_scale,
-            batch_size=self.decode_batch_size,
-        )
+        with self._used("vae"):
+            frames = ltx.decode(
+                x,
+                self.vae,
+                self.grid(geometry),
+                generator,
+                timestep=self.decode_timestep,
+                noise_scale=self.decode_noise_scale,
+                batch_size=self.decode_batch_size,
+            )
         return Video(frames=frames, fps=geometry.fps)

@@ -15,7 +15,7 @@ from policies.unified.settings import Limits
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Generator, Tensor
+    from torch import Generator, Tensor, nn
     from torch.nn import Parameter
 
     from policies.unified.connector import Connector
@@ -55,6 +55,8 @@ class Unified:
         """Of the frozen weights and of each forward; what is trained stays fp32."""
         device: str = "auto"
         """``auto``: the current CUDA device if there is one, else the CPU."""
+        offload: list[Literal["comprehension", "vae"]] = field(default_factory=list)
+        """Parts that wait on the CPU while they are not used, so that the DiT has the device's memory."""
         gradient_checkpointing: bool = False
         decode_timestep: float = 0.05
         """For VAEs with timestep conditioning (LTX 0.9.5 on)."""
@@ -67,6 +69,11 @@ class Unified:
             require_positive(self, (*sizes, "decode_batch_size"))
             if self.dtype not in ("fp32", "bf16"):
                 raise ValueError(f"dtype={self.dtype!r}: must be fp32 or bf16.")
+            if self.train_queries and "comprehension" in self.offload:
+                raise ValueError(
+                    "offload: comprehension cannot wait elsewhere while train_queries is true, whose "
+                    "gradient goes through it; leave it out, or set train_queries=false."
+                )
 
     def __init__(self, config: Config, model: UnifiedModel | None = None) -> None:
         """Load what ``config`` names, or take ``model``, and add a zero adapter to its DiT.
@@ -90,7 +97,7 @@ class Unified:
             transformer, rank=lora.rank, alpha=lora.alpha, targets=lora.targets, seed=lora.seed
         )
         self.model.transformer = self._dit
-        self.model.to(device_of(config.device))
+        self.model.place(device_of(config.device), config.offload)
         self._trains_connector = bool(parts)
         self._reference_connector = self._frozen_connector() if parts else None
         self._in_reference = False
@@ -170,6 +177,12 @@ class Unified:
     def named_trainable(self) -> Iterator[tuple[str, Parameter]]:
         """The adapter's parameters, and the connector's and queries where they are trained."""
         return ((name, p) for name, p in self.model.named_parameters() if p.requires_grad)
+
+    def shards(self) -> list[nn.Module]:
+        """The DiT's blocks, and the DiT."""
+        from policies.lora import shards
+
+        return shards(self._dit)
 
     def encodes_with_trained_parts(self) -> bool:
         """True if the connector or the queries are trained."""

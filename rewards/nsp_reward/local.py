@@ -62,13 +62,13 @@ class LocalChat:
         import torch
 
         from rewards.nsp_reward.loading import load_qwen, version_of
+        from rlnsp.pretrained import device_of
 
         self.config, self.cache = config, cache
         self.model, self.tokenizer, self.image_processor = load_qwen(config)
         name, version = version_of(config, self.model)
         self._identity = {"model": name, "version": version, "dtype": config.dtype}
-        auto = "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = torch.device(auto if config.device == "auto" else config.device)
+        self.device = device_of(config.device)
         self.home = torch.device("cpu") if config.offload else self.device
         self.model.to(self.home)
         self._turn = threading.Lock()

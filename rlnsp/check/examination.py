@@ -13,6 +13,7 @@ from rlnsp.check import cost, learning, ratios, sampling, scores, weights
 from rlnsp.check.practice import Practice, practise
 from rlnsp.check.report import Finding, Report, right, wrong
 from rlnsp.check.subject import Subject, kept
+from rlnsp.distributed import weight_hash
 from rlnsp.settings import ConfigError
 
 REWARD = "reward "
@@ -111,13 +112,13 @@ def examine(subject: Subject, say: Callable[[str], None] = lambda name: None) ->
     """
     torch.set_flush_denormal(True)  # as training does
     start = time.perf_counter()
-    before = weights.weight_hash(subject.bare)
+    before = weight_hash(subject.bare)
     findings: dict[str, Finding] = {}
     with kept(subject.bare):
         for check in Examination(subject=subject).checks():
             say(check.name)
             findings[check.name] = _find(check, findings)
-    after = weights.weight_hash(subject.bare)
+    after = weight_hash(subject.bare)
     findings["restored"] = (
         right("the trained weights are as they were, to the bit")
         if after == before

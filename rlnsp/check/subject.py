@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from rlnsp import plugins
 from rlnsp.config import plugin_settings
 from rlnsp.data import SceneOrder, train_scenes
+from rlnsp.distributed import Ranks
 from rlnsp.maths.density import clip_from_nats
 from rlnsp.opening import open_policy
 from rlnsp.precision import in_precision
@@ -48,14 +49,17 @@ class Subject:
     rewards: list[BuiltReward]
     scenes: list[Scene]
     """The first ones of the run's first iteration: enough to fill a micro-batch of training."""
+    ranks: Ranks = field(default_factory=Ranks)
+    """Each checks the whole piece; what they began with is compared."""
 
     @classmethod
-    def of(cls, config: RunConfig, policy: Policy | None = None) -> Subject:
+    def of(cls, config: RunConfig, policy: Policy | None = None, ranks: Ranks | None = None) -> Subject:
         """Everything that ``config`` names, opened.
 
         Args:
             config: of a run.
             policy: in the place of the config's.
+            ranks: the processes that check, where they are several.
 
         Raises:
             ConfigError: as training would.
@@ -68,7 +72,7 @@ class Subject:
         order = SceneOrder(pool, trainer.scenes_per_iteration, config.seed)
         filling = math.ceil(trainer.micro_batch_size / (trainer.group_size * window.size))
         scenes = order(0)[: max(LEAST_GROUPS, filling)]
-        subject = cls(config=config, bare=bare, rewards=rewards, scenes=scenes)
+        subject = cls(config=config, bare=bare, rewards=rewards, scenes=scenes, ranks=ranks or Ranks())
         subject.algorithm()  # it refuses settings that do not go together
         return subject
 

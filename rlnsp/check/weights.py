@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -11,7 +10,7 @@ import torch
 
 from rlnsp.check.report import Finding, note, right, wrong
 from rlnsp.check.subject import Subject
-from rlnsp.protocols import Policy
+from rlnsp.distributed import weight_hash
 
 ADAPTER = re.compile(r"^(?P<module>.*?)\.lora_[A-Za-z_]+(\..*)?$")
 """The name of one of peft's LoRA tensors."""
@@ -75,21 +74,25 @@ def velocity(subject: Subject) -> Finding:
 
 
 def ranks(subject: Subject) -> Finding:
-    """What several processes would compare before their first step."""
+    """That all processes that a launcher started begin from the same weights."""
     found = weight_hash(subject.bare)
+    hashes = subject.ranks.exchange(found)
+    others = [str(rank) for rank, one in enumerate(hashes) if one != hashes[0]]
+    if others:
+        return wrong(
+            f"the trained weights of rank {', '.join(others)} are not those of rank 0",
+            "let every machine have the same weights, the same versions of packages and the same config",
+            {"ranks": len(hashes), "weight_hash": found},
+        )
+    if len(hashes) > 1:
+        return right(
+            f"{len(hashes)} processes have the same trained weights, whose hash is {found}",
+            {"ranks": len(hashes), "weight_hash": found},
+        )
     return note(
         f"one process, so nothing to compare; the trained weights' hash is {found}",
         figures={"ranks": 1, "weight_hash": found},
     )
-
-
-def weight_hash(policy: Policy) -> str:
-    """Of the trained weights, names and bits: 16 hexadecimal digits, equal where the weights are."""
-    found = hashlib.blake2b(digest_size=8)
-    for name, value in sorted(policy.named_trainable()):
-        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        found.update(value.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
 
 
 def _some(names: list[str]) -> str:

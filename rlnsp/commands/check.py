@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from contextlib import closing
 
 from rlnsp import config
 from rlnsp.commands.train import add_config_arguments, add_reward_argument, overrides_of
@@ -31,11 +32,16 @@ def run(args: argparse.Namespace) -> int:
 
     from rich.console import Console
 
+    from rlnsp import distributed
     from rlnsp.check.examination import examine  # brings torch
     from rlnsp.check.subject import Subject
 
-    with Console(stderr=True).status("opening the policy") as status:
-        report = examine(Subject.of(run_config), say=lambda name: status.update(f"checking: {name}"))
+    ranks = distributed.join(run_config.trainer.rank_timeout_s)
+    with closing(ranks), Console(stderr=True, quiet=not ranks.main).status("opening the policy") as status:
+        subject = Subject.of(run_config, ranks=ranks)
+        report = examine(subject, say=lambda name: status.update(f"checking: {name}"))
+    if report.passed and not ranks.main:
+        return 0
     if args.json:
         print(json.dumps(report.to_json(), indent=2))
     else:

@@ -15,7 +15,8 @@ from rlnsp.check.practice import Practice, reached
 from rlnsp.check.report import Report, note, wrong
 from rlnsp.check.scores import groups
 from rlnsp.check.subject import Answer, kept
-from rlnsp.check.weights import lora_modules, weight_hash
+from rlnsp.check.weights import lora_modules, ranks
+from rlnsp.distributed import Ranks, weight_hash
 from rlnsp.settings import WindowConfig
 from rlnsp.testing import ToyPolicy
 from tests.check import faults
@@ -76,6 +77,18 @@ def test_the_bytes_of_a_rollout_are_its_latents_and_clips():
     latents, clips = 16 * 96 * 4 * (1 + 3 * 3), 16 * 2 * 16 * 16 * 3
     rest = 16 * 8 + (3 + 3 + 4) * 4  # group; sigma, sigma_next and levels
     assert trajectory_bytes(one.trajectory) == latents + clips + rest
+
+
+@pytest.mark.parametrize(("other", "verdict"), [(None, "pass"), ("0123", "fail")])
+def test_processes_that_a_launcher_started_must_begin_from_the_same_weights(other, verdict):
+    class Two(Ranks):
+        def exchange(self, own):
+            return [own, other or own]
+
+    found = ranks(replace(subject_of(), ranks=Two()))
+    assert found.verdict == verdict
+    assert found.figures["ranks"] == 2
+    assert ("rank 1 are not those of rank 0" in found.says) == (other is not None)
 
 
 def test_the_weight_hash_is_of_names_and_bits():

@@ -184,12 +184,31 @@ def test_gradient_checkpointing_gives_the_same_gradient(policy):
     [
         ({"dtype": "fp8"}, "dtype='fp8'"),
         ({"num_frames": 0}, "num_frames=0"),
+        ({"train_queries": True, "offload": ["comprehension"]}, "offload: comprehension cannot wait"),
         ({"folder": None}, "policy.config.num_frames: without policy.config.folder"),
     ],
 )
 def test_settings_are_refused_by_name(settings, message):
     with pytest.raises(ValueError, match=message):
         Unified(Unified.Config(**settings))
+
+
+def test_parts_that_wait_are_fetched_for_their_use_and_change_nothing(policy, policy_folder, monkeypatch):
+    x, _, condition = inputs(policy)
+    frames = policy.decode(x, torch.Generator()).frames
+    waiting = Unified(
+        Unified.Config(folder=str(policy_folder), lora=policy.config.lora, offload=["comprehension", "vae"])
+    )
+    moved = []
+    for name in ("comprehension", "vae", "transformer"):
+        part = waiting.model.get_submodule(name)
+        monkeypatch.setattr(part, "to", lambda where, name=name: moved.append((name, str(where))))
+    assert torch.equal(waiting.encode(SCENES).embeds, condition.embeds)
+    assert moved == [("comprehension", "cpu")] * 2  # there, which is the CPU here too, and back
+    moved.clear()
+    assert (waiting.decode(x, torch.Generator()).frames == frames).all()
+    assert torch.equal(waiting.encode_video(frames), policy.encode_video(frames))
+    assert moved == [("vae", "cpu")] * 4
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,277 @@
+"""A run in several processes: who does what, and what they tell each other.
+
+A launcher (``accelerate launch``, ``torchrun``) starts one command several times; each process is a rank.  Of
+n things rank r does r, r + count, ...  What all of them decide on they decide alike, from the same scores
+and the same gradients, so that they stay equal; what is written, rank 0 writes.
+
+All of it travels by gloo, through the CPU, on GPUs too: it is little, the scores and the trained weights'
+gradient once an iteration, and where a process has died gloo raises in the others, at once.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from rlnsp.protocols import Policy
+from rlnsp.settings import ConfigError
+from rlnsp.sharding import Sharding, asked_for, is_of_another
+from rlnsp.types import Scores
+
+T = TypeVar("T")
+
+
+class RankEnded(RuntimeError):
+    """Another process of the run has ended, so that this one must; the message says why, if that is known."""
+
+    def __init__(self, reason: str, exit_code: int = 1, *, lost: bool = False) -> None:
+        super().__init__(reason)
+        self.exit_code = exit_code
+        """What the other ends with."""
+        self.lost = lost
+        """It did not say that it would."""
+
+
+class Ranks:
+    """The processes of a run, of which this is one; alone, where no launcher started more.
+
+    Every method that exchanges something must be called by all ranks, and raises ``RankEnded`` in the others
+    where one has left in its place.
+    """
+
+    def __init__(
+        self, rank: int = 0, count: int = 1, timeout_s: float = 0.0, sharding: Sharding | None = None
+    ) -> None:
+        self.rank, self.count, self.timeout_s, self.sharding = rank, count, timeout_s, sharding
+        self.sharded = False
+        """The network itself computes only if all ranks do: each must call it as often as any other."""
+        self.held: Callable[[], AbstractContextManager[None]] = nullcontext
+        """What an exchange is in: two of its messages must not be cut apart by a signal."""
+        self._over = count == 1
+
+    @property
+    def main(self) -> bool:
+        """It writes what the run leaves, and speaks for all."""
+        return self.rank == 0
+
+    def share(self, n: int) -> list[int]:
+        """Which of ``n`` things this rank does."""
+        return list(range(self.rank, n, self.count))
+
+    def merge(self, parts: Sequence[Sequence[T]]) -> list[T]:
+        """Things in their order, from every rank's share of them."""
+        whole: list[Any] = [None] * sum(map(len, parts))
+        for rank, part in enumerate(parts):
+            whole[rank :: len(parts)] = part
+        return whole
+
+    def exchange(self, own: T) -> list[T]:
+        """What every rank has in the place of ``own``, which is JSON, by rank."""
+        if self.count == 1:
+            return [own]
+        said = self._everyone({"value": own})
+        ended = {rank: one for rank, one in enumerate(said) if "ended" in one}
+        if ended:
+            self._over = True
+            rank, first = next(iter(ended.items()))
+            raise RankEnded(f"rank {rank}: {first['ended']}", first["exit_code"])
+        return [one["value"] for one in said]
+
+    def of_main(self, own: T) -> T:
+        """What rank 0 has in the place of ``own``, which is JSON."""
+        return self.exchange(own if self.main else None)[0]  # pyright: ignore[reportReturnType]
+
+    def collect(self, own: Sequence[T]) -> list[T]:
+        """What all ranks made of their shares, which is JSON, in the order of the things."""
+        return self.merge(self.exchange(list(own)))
+
+    def scores(self, own: Scores, group_size: int) -> Scores:
+        """The scores of all ranks' samples, from those of the groups that are this one's share.
+
+        Args:
+            own: of whole groups.
+            group_size: samples of each.
+        """
+        if self.count == 1:
+            return own
+        said = self.exchange(
+            {
+                "raw": {name: values.view(-1, group_size).tolist() for name, values in own.raw.items()},
+                "seconds": dict(own.seconds),
+                "errors": dict(own.errors),
+            }
+        )
+        raw = {name: self.merge([one["raw"][name] for one in said]) for name in own.raw}
+        return Scores(
+            raw={name: torch.tensor(groups, dtype=torch.float32).flatten() for name, groups in raw.items()},
+            weights=own.weights,
+            seconds={name: sum(one["seconds"][name] for one in said) for name in own.seconds},
+            errors={name: error for one in said for name, error in one["errors"].items()},
+        )
+
+    def add_up(self, tensors: Sequence[Tensor]) -> None:
+        """Put the sum over all ranks into ``tensors``, which have one shape everywhere; in fp32."""
+        if self.count == 1:
+            return
+        whole = torch.cat([tensor.detach().flatten().float().cpu() for tensor in tensors])
+        with self._exchanging():
+            self.exchange(None)  # who has left in the meantime says so here
+            dist.all_reduce(whole)
+        _fill(tensors, whole)
+
+    def spread(self, tensors: Sequence[Tensor]) -> None:
+        """Put rank 0's values into ``tensors``, which have one shape everywhere."""
+        if self.count == 1:
+            return
+        whole = torch.cat([tensor.detach().flatten().float().cpu() for tensor in tensors])
+        with self._exchanging():
+            self.exchange(None)
+            dist.broadcast(whole, src=0)
+        _fill(tensors, whole)
+
+    def to_main(self, own: Tensor) -> list[Tensor]:
+        """On rank 0 every rank's bytes ``own``, (n,) uint8, n as it may be; elsewhere nothing."""
+        if self.count == 1:
+            return [own]
+        with self._exchanging():
+            sizes = self.exchange(len(own))
+            padded = torch.zeros(max(sizes), dtype=torch.uint8)
+            padded[: len(own)] = own
+            everyones = [torch.zeros_like(padded) for _ in sizes] if self.main else None
+            dist.gather(padded, everyones)
+        return [one[:size] for one, size in zip(everyones or [], sizes, strict=False)]
+
+    def check(self, num_scenes: int, num_heldout: int) -> None:
+        """Raise ConfigError if there is no work for every rank, or not the same where there must be."""
+        if num_scenes < self.count:
+            raise ConfigError(
+                f"trainer.scenes_per_iteration is {num_scenes}, but of {self.count} processes each samples "
+                "whole groups: raise it, or start fewer"
+            )
+        for name, number in (("trainer.scenes_per_iteration", num_scenes), ("held-out scenes", num_heldout)):
+            if self.sharding and number % self.count:
+                raise ConfigError(
+                    f"{name}: {number} cannot be shared evenly by {self.count} processes, as they must be "
+                    "where FSDP spreads the weights: give a multiple"
+                )
+
+    def shard(self, policy: Policy) -> None:
+        """Let the ranks hold the policy's frozen weights together, where that is asked for."""
+        if self.sharding:
+            self.sharding.shard(policy, self.count)
+            self.sharded = True
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """A block in which a sharded network, too, may find out that another rank has ended."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not self.sharded or not is_of_another(error):
+                raise
+            raise self._lost() from error
+
+    def leave(self, reason: object, exit_code: int) -> bool:
+        """Tell the others, wherever they are, that this rank ends; once, and not after another has ended.
+
+        Where the network is sharded they may wait for this rank within it, and learn of it by its end.
+
+        Returns:
+            Whether rank 0 leaves at the same place, and so says why.
+        """
+        if self._over or self.sharded:
+            return self.main
+        self._over = True
+        try:
+            return "ended" in self._everyone({"ended": str(reason), "exit_code": exit_code})[0]
+        except RankEnded:
+            return self.main
+
+    def close(self) -> None:
+        """The end; nothing can be exchanged any more."""
+        if self.count > 1:
+            dist.destroy_process_group()
+
+    def _everyone(self, said: Mapping[str, Any]) -> list[dict[str, Any]]:
+        text = torch.frombuffer(bytearray(json.dumps(said).encode()), dtype=torch.uint8)
+        with self._exchanging():
+            sizes = [torch.zeros(1, dtype=torch.long) for _ in range(self.count)]
+            dist.all_gather(sizes, torch.tensor([len(text)]))
+            padded = torch.zeros(int(max(sizes)), dtype=torch.uint8)
+            padded[: len(text)] = text
+            texts = [torch.zeros_like(padded) for _ in sizes]
+            dist.all_gather(texts, padded)
+        return [json.loads(one[:size].numpy().tobytes()) for one, size in zip(texts, sizes, strict=True)]
+
+    @contextmanager
+    def _exchanging(self) -> Iterator[None]:
+        with self.held():
+            try:
+                yield
+            except RankEnded:
+                raise
+            except RuntimeError as error:
+                raise self._lost() from error
+
+    def _lost(self) -> RankEnded:
+        self._over = True
+        return RankEnded(
+            f"rank {self.rank}: another process of the run has ended, or did not answer for "
+            f"{self.timeout_s:g} s (trainer.rank_timeout_s): see what it said itself",
+            lost=True,
+        )
+
+
+def join(timeout_s: float) -> Ranks:
+    """The ranks that a launcher started, each on a GPU of its own where there are GPUs.
+
+    Args:
+        timeout_s: the longest that a rank waits for another.
+
+    Raises:
+        ConfigError: a machine has more processes than GPUs; or the processes do not find each other.
+    """
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    sharding = asked_for()
+    if count == 1:
+        return Ranks()
+    if torch.cuda.is_available():
+        place, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if place >= there:
+            raise ConfigError(
+                f"process {place} of this machine (counted from 0) has no GPU, since there are {there}: "
+                "start one process a GPU"
+            )
+        torch.cuda.set_device(place)
+    try:
+        backend = "cpu:gloo,cuda:nccl" if sharding and torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"the {count} processes of the run do not find each other ({str(error).splitlines()[0]}): start "
+            "them by accelerate launch or torchrun"
+        ) from error
+    return Ranks(dist.get_rank(), count, timeout_s, sharding)
+
+
+def weight_hash(policy: Policy) -> str:
+    """Of the trained weights, names and bits: 16 hexadecimal digits, equal where the weights are."""
+    found = hashlib.blake2b(digest_size=8)
+    for name, value in sorted(policy.named_trainable()):
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        found.update(value.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def _fill(tensors: Sequence[Tensor], whole: Tensor) -> None:
+    parts = whole.split([tensor.numel() for tensor in tensors])
+    with torch.no_grad():
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.copy_(part.view_as(tensor))

@@ -1,0 +1,81 @@
+"""Frozen weights that several devices hold together: torch's FSDP2, as accelerate's config asks for it.
+
+What is trained stays whole on each of them.  It is small, its gradients are added up as ever, and averages,
+optimiser and files know nothing of it.
+"""
+
+import os
+import re
+import warnings
+from dataclasses import dataclass
+
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
+
+from rlnsp.protocols import Policy, Shards
+from rlnsp.settings import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sharding:
+    """How."""
+
+    reshard: bool = True
+    """Let go of the others' part of a module after its forward, and fetch it again for its backward."""
+    offload: bool = False
+    """Keep the own part on the CPU."""
+
+    def shard(self, policy: Policy, count: int) -> None:
+        """Spread the frozen weights of a policy over ``count`` processes, all of which call this.
+
+        From then on each must call the network as often as any other.
+
+        Raises:
+            ConfigError: the policy does not say which modules may be spread.
+        """
+        if not isinstance(policy, Shards):
+            raise ConfigError(
+                f"accelerate's config asks for FSDP, but the policy {type(policy).__name__} has no shards(): "
+                "give it one (rlnsp.protocols.Shards), or start it by a config without FSDP"
+            )
+        # Of LTX's output, which is a view; nothing here writes into it.
+        warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
+        trained = {value for _, value in policy.named_trainable()}
+        mesh = init_device_mesh(next(iter(trained)).device.type, (count,))
+        for module in policy.shards():
+            fully_shard(
+                module,
+                mesh=mesh,
+                reshard_after_forward=self.reshard,
+                ignored_params=trained,
+                offload_policy=CPUOffloadPolicy() if self.offload else OffloadPolicy(),
+            )
+
+
+def asked_for() -> Sharding | None:
+    """What accelerate launch says in the environment; None: every process holds all weights.
+
+    Raises:
+        ConfigError: something that is not supported.
+    """
+    said = {name: value.lower() for name, value in os.environ.items()}
+    if said.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        raise ConfigError(
+            "accelerate's config asks for DeepSpeed, which is not supported: what is trained is small, so "
+            "that its optimiser's state needs no spreading; for frozen weights take FSDP, version 2"
+        )
+    if said.get("ACCELERATE_USE_FSDP") != "true":
+        return None
+    if said.get("FSDP_VERSION", "1") != "2":
+        raise ConfigError("accelerate's config asks for the first FSDP: set fsdp_config.fsdp_version to 2")
+    return Sharding(
+        reshard=said.get("FSDP_RESHARD_AFTER_FORWARD", "true") == "true",
+        offload=said.get("FSDP_OFFLOAD_PARAMS") == "true",
+    )
+
+
+def is_of_another(error: RuntimeError) -> bool:
+    """Whether a sharded network failed since another process has ended."""
+    told = type(error) is RuntimeError or isinstance(error, dist.DistError)
+    return told and re.search("gloo|nccl|connection", str(error), re.IGNORECASE) is not None

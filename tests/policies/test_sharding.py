@@ -1,0 +1,99 @@
+"""FSDP2 on the CPU: two processes that hold the tiny policy's frozen weights together."""
+
+import pytest
+from safetensors.torch import load_file
+
+from benchmarks.two_processes import FSDP2, UNIFIED, launch
+from policies.unified import Unified
+from rlnsp.settings import (
+    EvaluationConfig,
+    RewardSlot,
+    RunConfig,
+    SamplerConfig,
+    Slot,
+    TrainerConfig,
+    WindowConfig,
+)
+from rlnsp.trainer import train
+
+REWARDS = """
+import os, signal
+
+def bright(samples):
+    return [float(one.frames.mean()) for one in samples]
+
+def bright_in_one(samples):
+    return bright(samples) if os.environ["RANK"] == "0" else [0.0] * len(samples)
+
+calls = 0
+
+def kills(samples):
+    global calls
+    calls += 1
+    if os.environ["RANK"] == "1" and calls == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return bright(samples)
+"""
+
+
+@pytest.fixture
+def two(policy_folder, tmp_path):
+    """Trains in two processes."""
+    (tmp_path / "mine.py").write_text(REWARDS)
+
+    def trained(name, reward, said):
+        config = RunConfig(
+            policy=Slot(use="unified", config={"folder": str(policy_folder), "lora": {"rank": 2}}),
+            rewards={"mine": RewardSlot(use=f"{tmp_path / 'mine.py'}:{reward}")},
+            algorithm=Slot(use="grpo", config={"kl_coefficient": 0.0}),
+            sampler=SamplerConfig(num_steps=3, window=WindowConfig(size=2)),
+            trainer=TrainerConfig(
+                num_iterations=2,
+                scenes_per_iteration=2,
+                group_size=3,
+                micro_batch_size=4,
+                updates_per_rollout=2,
+                learning_rate=1e-3,
+                trackers=[],
+                report=False,
+            ),
+            evaluation=EvaluationConfig(num_scenes=2, bootstrap=10, keep_clips=0),
+        )
+        run = tmp_path / name
+        processes = launch(train, (config, run), run.with_suffix(".log"), 2, said, [UNIFIED])
+        for process in processes:
+            process.join(60)
+        codes = [process.exitcode for process in processes]
+        for process in processes:
+            process.kill()  # one that hangs
+        return run, codes, [run.with_suffix(f".log.{rank}").read_text() for rank in (0, 1)]
+
+    return trained
+
+
+def weights(run, step):
+    return load_file(run / "checkpoints" / f"step-{step}" / "trained.safetensors")
+
+
+def test_sharded_processes_train_as_whole_ones_do_to_the_bit_though_one_has_nothing_to_learn(two):
+    whole, codes, _ = two("whole", "bright_in_one", {})
+    assert codes == [0, 0]
+    sharded, codes, (said, _) = two("sharded", "bright_in_one", FSDP2)
+    assert codes == [0, 0]
+    assert "hold the frozen weights together" in said
+    one, other = weights(whole, 2), weights(sharded, 2)
+    assert all(one[name].equal(other[name]) for name in one)
+
+
+def test_a_sharded_run_ends_and_is_saved_when_one_process_is_killed(two):
+    run, codes, (said, _) = two("killed", "kills", FSDP2)
+    assert codes == [1, -9]
+    assert "another process of the run has ended" in said
+    assert weights(run, 1)
+
+
+def test_what_may_be_spread_are_the_blocks_and_then_the_dit(policy):
+    *blocks, dit = policy.shards()
+    assert [type(block).__name__ for block in blocks] == ["LTXVideoTransformerBlock"] * 2
+    assert type(dit).__name__ == "LTXVideoTransformer3DModel"
+    assert isinstance(policy, Unified)
