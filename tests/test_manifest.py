@@ -86,9 +86,9 @@ def test_a_manifest_that_cannot_be_used_is_refused_in_one_line(lines, message, t
 
 
 def test_no_file_is_refused_with_the_way_out(tmp_path):
-    with pytest.raises(ManifestError, match="no such manifest; give a JSON-lines file, or 'world'"):
+    with pytest.raises(ManifestError, match="no such manifest; give a JSON-lines file, a folder of"):
         read_manifest(tmp_path / "no.jsonl")
-    with pytest.raises(ManifestError, match="no such manifest"):
+    with pytest.raises(ManifestError, match="has neither manifest.jsonl, nor videos"):
         read_manifest(tmp_path)
 
 
@@ -229,7 +229,7 @@ def test_a_clip_that_breaks_off_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_an_mp4_with_sound_only_is_refused(tmp_path):
-    with pytest.raises(ManifestError, match="sound.mp4: has no video stream; give an mp4 with pictures"):
+    with pytest.raises(ManifestError, match="sound.mp4: has no video stream; encode it again"):
         read_clip(audio_only(tmp_path / "sound.mp4"))
 
 
@@ -253,7 +253,7 @@ def test_a_truncated_mp4_is_refused(tmp_path):
 
 
 def test_no_clip_is_refused(tmp_path):
-    with pytest.raises(ManifestError, match="no.mp4: cannot be decoded"):
+    with pytest.raises(ManifestError, match="no.mp4: is not there"):
         read_clip(tmp_path / "no.mp4")
 
 
