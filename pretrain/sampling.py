@@ -13,7 +13,6 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
-from policies.latents import Geometry
 from rlnsp.dataset.safety import Limits
 from rlnsp.dataset.video import UnusableVideo, decoded, opened
 
@@ -40,15 +39,21 @@ def nearest_shape(height: float, width: float, shapes: Sequence[tuple[int, int]]
 
 
 def sample_clip(
-    path: Path, geometry: Geometry, shapes: Sequence[tuple[int, int]], limits: Limits, part: Part = WHOLE
+    path: Path,
+    num_frames: int,
+    fps: float,
+    shapes: Sequence[tuple[int, int]],
+    limits: Limits,
+    part: Part = WHOLE,
 ) -> NDArray[np.uint8]:
-    """The first ``geometry.num_frames`` of a part of a video, (F, H, W, 3), at ``geometry.fps``.
+    """The first ``num_frames`` of a part of a video, (F, H, W, 3), at ``fps``.
 
     For each moment k / fps the frame that is shown then is taken, whatever the video's own rate, fixed or not.
 
     Args:
         path: as a manifest names it.
-        geometry: frames and rate.
+        num_frames: F.
+        fps: of the clip.
         shapes: (H, W) to choose from.
         limits: on the file.
         part: seconds of the video.
@@ -56,7 +61,7 @@ def sample_clip(
     Raises:
         UnusableVideo: broken, too short, or more than the limits.
     """
-    wanted = part.start + np.arange(geometry.num_frames) / geometry.fps
+    wanted = part.start + np.arange(num_frames) / fps
     frames: list[NDArray[np.uint8]] = []
     shown, until = None, part.start
     with opened(path, limits) as container:
@@ -75,7 +80,7 @@ def sample_clip(
         while shown is not None and len(frames) < len(wanted) and wanted[len(frames)] < last - SLACK_S:
             frames.append(scaled(shown))
     if len(frames) < len(wanted):
-        needs = (len(wanted) - 1) / geometry.fps
+        needs = (len(wanted) - 1) / fps
         raise UnusableVideo(
             "too short", f"is too short: {len(frames)} of {len(wanted)} frames, which take {needs:g} s"
         )

@@ -98,9 +98,10 @@ class Pipeline:
         name = f"clips/{file_name(video.id)}-{number:03d}.mp4"
 
         def cut() -> NDArray[np.uint8]:
-            clip = sample_clip(path, config.clips.geometry, config.clips.all_shapes, config.limits, part)
-            write_clip(self.output / name, clip, config.clips.fps)
-            return sampled(clip, config.clips.fps, config.frames)
+            size = config.clips
+            clip = sample_clip(path, size.num_frames, size.fps, size.all_shapes, config.limits, part)
+            write_clip(self.output / name, clip, size.fps)
+            return sampled(clip, size.fps, config.frames)
 
         async with self._shown:
             try:

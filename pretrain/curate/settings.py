@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from policies.latents import Geometry
 from rlnsp.chat import ChatConfig, FramesConfig
 from rlnsp.dataset.safety import Limits
 from rlnsp.settings import require
@@ -40,11 +39,6 @@ class ClipsConfig:
                 f"clips: [height, width] must be multiples of {self.space} for the VAE; got {shape}",
             )
         require(self.space % 2 == 0, f"clips.space must be even, as H.264 wants sizes; got {self.space}")
-
-    @property
-    def geometry(self) -> Geometry:
-        """Of the first shape."""
-        return Geometry(num_frames=self.num_frames, height=self.height, width=self.width, fps=self.fps)
 
     @property
     def all_shapes(self) -> list[tuple[int, int]]:
