@@ -1,7 +1,7 @@
 """Batches of clips from a source of any size: shuffled anew each epoch, each of one shape, resumed exactly.
 
-The order is that of ``pretrain.loop.batch_indices``.  A clip that cannot be used is passed over, and listed; the
-next takes its place.  Clips wait until there are enough of their shape for a batch.
+The order is that of ``pretrain.loop.batch_indices``.  A clip that cannot be used is passed over, and listed;
+the next takes its place.  Clips wait until there are enough of their shape for a batch.
 """
 
 import json

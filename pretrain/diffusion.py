@@ -29,7 +29,6 @@ from rlnsp.settings import ConfigError
 from rlnsp.types import Scene
 
 
-
 @dataclass(frozen=True, kw_only=True)
 class DiffusionConfig:
     """One sub-stage: what it trains, on which texts, for how long."""

@@ -1,7 +1,7 @@
 """The loop that every stage of pre-training shares: steps, progress, held-out loss, checkpoints, resuming.
 
-A stage is stopped and started again at will: batches are a function of (seed, step), or their source says in the
-checkpoint how far it is, so a resumed stage goes on with exactly the batches that the straight one would have seen.
+A stage is stopped and started again at will: batches are a function of (seed, step), or the checkpoint says
+how far their source is, so a resumed stage goes on with exactly the batches that the straight one would see.
 """
 
 import io

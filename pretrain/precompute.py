@@ -1,4 +1,4 @@
-"""Shards of what a stage does not train: latents of the clips, and what Qwen says at the queries of each text."""
+"""Shards of what a stage does not train: latents of clips, and what Qwen says at the queries of each text."""
 
 from __future__ import annotations
 
@@ -22,9 +22,7 @@ ROWS_A_FILE = 256
 """At the paper's size a file of latents has 460 MB."""
 
 
-def precomputed(
-    videos: Videos, folder: Path, stage: str, skipped: Skipped, console: Console
-) -> Precomputed:
+def precomputed(videos: Videos, folder: Path, stage: str, skipped: Skipped, console: Console) -> Precomputed:
     """The same examples as ``videos`` has, of shards in ``folder``, which are made if they are not there.
 
     Args:

@@ -48,7 +48,7 @@ def sample_clip(
 ) -> NDArray[np.uint8]:
     """The first ``num_frames`` of a part of a video, (F, H, W, 3), at ``fps``.
 
-    For each moment k / fps the frame that is shown then is taken, whatever the video's own rate, fixed or not.
+    For each moment k / fps the frame that is shown then, whatever the video's own rate, fixed or not.
 
     Args:
         path: as a manifest names it.
@@ -87,9 +87,7 @@ def sample_clip(
     return np.stack(frames)
 
 
-def small_frames(
-    path: Path, height: int, limits: Limits
-) -> Iterator[tuple[float, float, NDArray[np.uint8]]]:
+def small_frames(path: Path, height: int, limits: Limits) -> Iterator[tuple[float, float, NDArray[np.uint8]]]:
     """(seconds, seconds that it lasts, frame (h, w, 3) as BGR of at most ``height``) of a whole video.
 
     Raises:
@@ -99,9 +97,13 @@ def small_frames(
     with opened(path, limits) as container:
         for seconds, frame in decoded(container, limits):
             scale = min(1.0, height / frame.height)
-            size = {"width": max(1, round(frame.width * scale)), "height": max(1, round(frame.height * scale))}
+            size = {
+                "width": max(1, round(frame.width * scale)),
+                "height": max(1, round(frame.height * scale)),
+            }
             small = to_bgr.reformat(frame, format="bgr24", threads=1, **size)
-            yield seconds, _duration(frame, container.streams.video[0]), small.to_ndarray()
+            lasts = _duration(frame, container.streams.video[0])
+            yield seconds, lasts, small.to_ndarray().astype(np.uint8, copy=False)
 
 
 class _Scaled:

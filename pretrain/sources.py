@@ -23,7 +23,6 @@ from rlnsp.dataset.video import UnusableVideo
 from rlnsp.settings import ConfigError
 from rlnsp.types import Scene
 
-
 Text = Literal["caption", "context"]
 """What the model reads: the clip's own caption, or the scene before it."""
 TEMPLATES = {"caption": CAPTION, "context": NEXT_SCENE}
@@ -73,7 +72,8 @@ class Videos:
         Raises:
             ConfigError: the VAE does not divide one of the shapes.
         """
-        self.scenes, self.model, self.shapes, self.limits, self.text = scenes, model, shapes, limits, text
+        self.scenes, self.model, self.shapes, self.limits = scenes, model, shapes, limits
+        self.text: Text = text
         for shape in shapes:
             model.grid(geometry_of(model, shape))
 
@@ -95,7 +95,7 @@ class Videos:
         return Example(scene=self.scene(row), shape=shape, latents=latents, hidden=self.hidden(row))
 
     def hidden(self, row: int) -> Tensor | None:
-        """(Q, W), what Qwen says at the queries of the row's text; None while they are trained, and change it."""
+        """(Q, W), what Qwen says at the queries of the row's text; None where they are trained."""
         if self.model.connector.queries.requires_grad:
             return None
         text, template = text_of(self.scene(row), self.text), TEMPLATES[self.text]
@@ -140,9 +140,7 @@ def geometry_of(model: UnifiedModel, shape: Shape) -> Geometry:
     return Geometry(num_frames=own.num_frames, height=shape[0], width=shape[1], fps=own.fps)
 
 
-def load_clip(
-    scene: Scene, geometry: Geometry, shapes: Sequence[Shape], limits: Limits
-) -> NDArray[np.uint8]:
+def load_clip(scene: Scene, geometry: Geometry, shapes: Sequence[Shape], limits: Limits) -> NDArray[np.uint8]:
     """A scene's clip (F, H, W, 3) in the nearest of the shapes.
 
     Raises:

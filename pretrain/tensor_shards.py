@@ -1,7 +1,7 @@
 """One tensor a row in safetensors files of so many rows each, made once and read by row.
 
-A file appears whole or not at all; what was stopped goes on with the next.  Rows may have different shapes, and
-a row without a tensor has a note that says why.
+A file appears whole or not at all; what was stopped goes on with the next.  Rows may have different shapes,
+and a row without a tensor has a note that says why.
 """
 
 import json

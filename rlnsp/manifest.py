@@ -1,8 +1,8 @@
 """Video data on disk: a manifest (JSON lines) beside mp4 files, read and written in one place.
 
 A line has ``id`` and ``context``, the preceding scene; and, as far as it is known, ``video`` and
-``context_clip`` (paths relative to the manifest), ``caption``, ``fps``, ``split``, ``source``.  Every other key
-is kept as a column.  A video in a tar shard is named as if the shard were a folder: ``000.tar/clip.mp4``.
+``context_clip`` (paths relative to the manifest), ``caption``, ``fps``, ``split``, ``source``.  Every other
+key is kept as a column.  A video in a tar shard is named as if the shard were a folder: ``000.tar/clip.mp4``.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Video files of every kind that data has: scenes with hard cuts, odd sizes, rates that vary, and broken ones."""
+"""Video files of every kind that data has: hard cuts, odd sizes, rates that vary, and broken ones."""
 
 from collections.abc import Sequence
 from fractions import Fraction

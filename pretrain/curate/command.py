@@ -11,11 +11,11 @@ from rlnsp.interruption import Interrupted
 EXAMPLE = """\
 examples:
   rlnsp curate raw --url http://127.0.0.1:8000/v1 --output nsp
-  rlnsp curate shards --config paper --url http://gpu1:8000/v1 --url http://gpu2:8000/v1 --llm-url http://gpu3:8000/v1
+  rlnsp curate shards --url http://gpu1:8000/v1 --url http://gpu2:8000/v1 --llm-url http://gpu3:8000/v1
   rlnsp curate raw/manifest.jsonl --url http://127.0.0.1:8000/v1 pairs=[consecutive] captions=made
 
-VIDEOS is a folder of videos, a manifest, tar shards as WebDataset has them, or a data set of `datasets`.  Run again, the
-same command goes on where it was stopped, and asks nothing twice.
+VIDEOS is a folder of videos, a manifest, tar shards as WebDataset has them, or a data set of `datasets`.  Run
+again, the same command goes on where it was stopped, and asks nothing twice.
 """
 
 
@@ -47,8 +47,12 @@ class CurateCommand:
         )
         parser.add_argument("--llm-model", default="", metavar="MODEL", help="its served name")
         parser.add_argument("--json", action="store_true", help="print the yield as JSON in place of a table")
-        parser.add_argument("--dry-run", action="store_true", help="print the whole config, checked, and stop")
-        parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings that win over the config's")
+        parser.add_argument(
+            "--dry-run", action="store_true", help="print the whole config, checked, and stop"
+        )
+        parser.add_argument(
+            "overrides", nargs="*", metavar="a.b=c", help="settings that win over the config's"
+        )
 
     def run(self, args: argparse.Namespace) -> int:
         """Curate what is left to do; 1 if a server fails, or if nothing is kept."""

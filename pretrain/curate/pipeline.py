@@ -1,8 +1,8 @@
-"""The pipeline from videos to pairs: split, cut, caption, write what came before, check, write again, or drop."""
+"""From videos to pairs: split, cut, caption, write what came before, check, write again, or drop."""
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -128,7 +128,7 @@ class Pipeline:
             "seconds": round(part.end - part.start, 3),
         }
 
-    async def _written(self, record: Record, scene: dict[str, Any]) -> dict[str, Any] | None:
+    async def _written(self, record: Record, scene: Mapping[str, Any]) -> dict[str, Any] | None:
         try:
             context, rewrites = await written(self.asker, scene["caption"], self.config.rewrites)
         except Dropped as error:
@@ -137,7 +137,7 @@ class Pipeline:
         return row(scene, context, pair="written", rewrites=rewrites, made_by=self.made_by)
 
     async def _consecutive(
-        self, record: Record, before: dict[str, Any], after: dict[str, Any]
+        self, record: Record, before: Mapping[str, Any], after: Mapping[str, Any]
     ) -> dict[str, Any] | None:
         try:
             await self.asker.check(before["caption"], after["caption"])

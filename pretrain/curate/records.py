@@ -77,7 +77,13 @@ def write_results(output: Path, ids: Sequence[str], records: Records) -> dict[st
             file.writelines(json.dumps(one, ensure_ascii=False) + "\n" for one in record.dropped)
     # Last: where it is, all is there.
     write_manifest(output / MANIFEST, (row for record in all_of() for row in record.pairs))
-    total, captions, reasons, pairs, rounds = Counter[str](), Counter[str](), Counter[str](), Counter[str](), {}
+    total, captions, reasons, pairs, rounds = (
+        Counter[str](),
+        Counter[str](),
+        Counter[str](),
+        Counter[str](),
+        {},
+    )
     for record in all_of():
         total.update(videos=1, scenes=record.scenes, clips=record.clips)
         total.update(unusable_videos=sum(one["stage"] == "video" for one in record.dropped))

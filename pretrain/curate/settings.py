@@ -19,7 +19,8 @@ class ClipsConfig:
     width: int = 832
     fps: float = 16.0
     shapes: list[list[int]] = field(default_factory=list)
-    """[height, width] each: the one whose aspect ratio is nearest to the video's is taken.  None: the one above."""
+    """[height, width] each: the one whose aspect ratio is nearest to the video's is taken.  Empty:
+    the one above."""
     space: int = 32
     """Pixels along the edge of a latent, which every height and width must be a multiple of; LTX's is 32."""
     time: int = 8
@@ -73,8 +74,8 @@ class CurateConfig:
     clips: ClipsConfig = field(default_factory=ClipsConfig)
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
     pairs: list[PairKind] = field(default_factory=lambda: ["written", "consecutive"])
-    """``written``: a scene of a video and a preceding scene that a model wrote; ``consecutive``: two scenes of
-    a video that follow each other."""
+    """``written``: a scene of a video, and a preceding scene that a model wrote; ``consecutive``: two scenes
+    of a video that follow each other."""
     captions: Literal["given", "made"] = "given"
     """``given``: a video that is one scene keeps the caption it came with; ``made``: none does."""
     rewrites: int = 3

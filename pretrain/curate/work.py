@@ -33,12 +33,12 @@ def curate(config: CurateConfig, videos: Path, output: Path, console: Console) -
 
     Args:
         config: What and how.
-        videos: A data set in any form that ``rlnsp.dataset.rows`` reads; captions and contexts may be missing.
+        videos: A data set as ``rlnsp.dataset.rows`` reads it; captions and contexts may be missing.
         output: Its folder.
         console: For the progress.
 
     Raises:
-        ConfigError: the videos, prompts or servers cannot be used, or ``output`` was made with other settings.
+        ConfigError: videos, prompts or servers that cannot be used, or other settings than before.
         ServerFailed: a server does not answer; the same call goes on.
     """
     began = time.monotonic()

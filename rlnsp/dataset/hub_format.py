@@ -41,17 +41,21 @@ def open_table(path: Path) -> Any:
         ConfigError: it cannot be read.
     """
     import datasets  # slow to import
+    from datasets.exceptions import DatasetsError
 
     # A bar for reading a local file says nothing that matters.
     datasets.disable_progress_bars()
     try:
+        table: Any
         if path.is_dir():
             table = datasets.load_from_disk(str(path))
         else:
             kind = SUFFIXES[path.suffix]
             table = datasets.load_dataset(kind, data_files=str(path), split="train")
-    except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:
-        raise ConfigError(f"{path}: not a data set that `datasets` can read ({error}); save it anew") from error
+    except (OSError, ValueError, KeyError, DatasetsError) as error:
+        raise ConfigError(
+            f"{path}: not a data set that `datasets` can read ({error}); save it anew"
+        ) from error
     # Bytes and paths as they are: whether they may be decoded is for the reader to say.
     for name, feature in table.features.items():
         if isinstance(feature, datasets.Video):

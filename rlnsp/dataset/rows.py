@@ -2,8 +2,8 @@
 
 Forms: a manifest (JSON lines); a folder with one; a folder of videos; tar shards, one or a folder of them; a
 data set of ``datasets``, saved to disk, parquet or JSON.  In folders and shards the files of a row have one
-name: ``NAME.mp4`` the video, ``NAME.json`` what a manifest's line would say, ``NAME.txt`` the caption.  Rows are
-read when they are asked for; kept are their places.
+name: ``NAME.mp4`` the video, ``NAME.json`` what a manifest's line would say, ``NAME.txt`` the caption.  Rows
+are read when they are asked for; kept are their places.
 """
 
 import json
@@ -232,7 +232,7 @@ def _text(data: bytes, where: str) -> str:
 
 
 def _tables(path: Path) -> Rows:
-    # Videos are named from the folder that a table is in, or, of one saved to disk, from the folder around it.
+    # Videos are named from the folder that holds the table.
     parts: list[tuple[int, Callable[[int], Row]]] = []
     before = 0
     for split, where, table in hub_format.open_tables(path):

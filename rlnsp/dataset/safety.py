@@ -24,9 +24,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name in ("max_file_mb", "max_pixels", "max_seconds", "max_clip_mb"):
-            require(
-                getattr(self, name) > 0, f"limits.{name} must be positive; got {getattr(self, name)}"
-            )
+            require(getattr(self, name) > 0, f"limits.{name} must be positive; got {getattr(self, name)}")
 
 
 def inside(name: str, root: Path) -> Path:

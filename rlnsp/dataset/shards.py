@@ -1,7 +1,7 @@
 """Tar files as WebDataset writes them, read by an index of their members; nothing is ever unpacked.
 
-``webdataset``'s own reader streams a shard from its beginning and cannot say where it was, nor does it look at
-what members are; an index gives both, exact places and a look at every name before a byte is used.
+``webdataset``'s own reader streams a shard from its beginning and cannot say where it was, nor does it look
+at what members are; an index gives both, exact places and a look at every name before a byte is used.
 """
 
 import io

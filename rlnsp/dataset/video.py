@@ -12,12 +12,15 @@ from av.error import FFmpegError
 
 from rlnsp.dataset import hub_format
 from rlnsp.dataset.safety import Limits
-from rlnsp.dataset.shards import open_shard
+from rlnsp.dataset.shards import Shard, open_shard
 
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"
 """Containers that hold their own pictures.  Others, such as playlists, make FFmpeg open what they name,
 whatever the file is called."""
 
+
+EDGES = 2**20
+"""Pixels that a decoder may add to a frame."""
 
 Kind = Literal["missing", "broken", "no pictures", "too short", "too large", "too long"]
 
@@ -57,7 +60,7 @@ def opened(path: Path, limits: Limits) -> Iterator[InputContainer]:
         )
     source = io.BytesIO(held[1]()) if held else str(path)
     try:
-        with av.open(source, container_options={"format_whitelist": FORMATS}) as container:
+        with av.open(source, "r", container_options={"format_whitelist": FORMATS}) as container:
             if not container.streams.video:
                 raise UnusableVideo("no pictures", "has no video stream")
             yield container
@@ -82,9 +85,10 @@ def decoded(
         FFmpegError: broken; ``opened`` turns it into UnusableVideo.
     """
     stream = container.streams.video[0]
-    # In the decoder, before it asks for the memory; and below, since sizes may change on the way.
     _check_pixels(stream.width, stream.height, limits)
-    stream.codec_context.options = {"max_pixels": str(int(limits.max_pixels))}
+    # Sizes may change on the way: each frame is looked at, and the decoder, which counts the edges that it
+    # adds, asks for no memory for one that is far too large.
+    stream.codec_context.options = {"max_pixels": str(2 * limits.max_pixels + EDGES)}
     rate, unit = frame_rate(container), float(stream.time_base or 0)
     first = (stream.start_time or 0) * unit
     if start > 0 and unit:
@@ -117,11 +121,14 @@ def _check_pixels(width: int, height: int, limits: Limits) -> None:
         )
 
 
+def _member(shard: Shard, name: str) -> tuple[int, Callable[[], bytes]] | None:
+    return (shard.members[name][1], lambda: shard.read(name)) if name in shard.members else None
+
+
 def _within(path: Path) -> tuple[int, Callable[[], bytes]] | None:
-    """Size and bytes of a shard's member or a table's cell, whose names lead through the file that holds them."""
+    """Size and bytes of a shard's member or a table's cell, whose name leads through what holds it."""
     for above in path.parents:
         if above.suffix == ".tar" and above.is_file():
-            shard, name = open_shard(above), path.relative_to(above).as_posix()
-            return (shard.members[name][1], lambda: shard.read(name)) if name in shard.members else None
+            return _member(open_shard(above), path.relative_to(above).as_posix())
     data = hub_format.embedded(path)
     return None if data is None else (len(data), lambda: data)

@@ -233,5 +233,7 @@ def test_shards_that_were_stopped_go_on_with_the_next(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"made_from.a was 1, now 2"):
         TensorShards(tmp_path, 7, {"a": 2}, 2)
     (tmp_path / "00000006.safetensors").write_bytes(b"broken")
-    with pytest.raises(ConfigError, match="00000006.safetensors: cannot be read .*; remove it, and precompute"):
+    with pytest.raises(
+        ConfigError, match="00000006.safetensors: cannot be read .*; remove it, and precompute"
+    ):
         TensorShards(tmp_path, 7, {"a": 1}, 2).read(6)

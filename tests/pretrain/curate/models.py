@@ -16,7 +16,7 @@ def colour_of(images: Sequence[np.ndarray]) -> str:
 def speaker(write: Callable[[str, int], str]) -> Callable[[str, list[np.ndarray]], str]:
     """Says what a model would; ``write(colour, refused)`` is the preceding scene of a colour.
 
-    A scene with 'elsewhere' in it is inconsistent, one with 'tells' restates, one with 'mumble' is not judged.
+    A scene with 'elsewhere' in it is inconsistent, one with 'tells' restates, one with 'mumble' gets none.
     """
 
     def speak(text: str, images: list[np.ndarray]) -> str:

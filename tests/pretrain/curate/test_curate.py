@@ -1,4 +1,4 @@
-"""``rlnsp curate`` whole: real mp4 files, a server that answers by what it is shown, pairs that training takes."""
+"""``rlnsp curate`` whole: real mp4 files, a server that answers by what it sees, pairs to train on."""
 
 import json
 from collections import Counter
