@@ -1,4 +1,4 @@
-"""Every command of docs/data.md, in its order, at small size: raw videos to a policy that was trained on them."""
+"""Every command of docs/data.md, in its order, at small size: raw videos to a policy trained on them."""
 
 import json
 import shlex
@@ -52,7 +52,9 @@ def test_every_command_runs_after_the_one_before(raw: Path, capsys: pytest.Captu
                 continue
             given = [server.url if word == URL else word for word in words]
             paper = name == "curate" and "--config" not in words
-            assert main([name, *given, *SMALL[name], *(SMALL["curate paper"] if paper else [])]) == 0, capsys.readouterr().err
+            assert main([name, *given, *SMALL[name], *(SMALL["curate paper"] if paper else [])]) == 0, (
+                capsys.readouterr().err
+            )
             ran.append(name)
     torch.set_flush_denormal(False)
     assert ran == ["curate", "curate", "sft", "train", "sft"]
@@ -64,7 +66,10 @@ def test_every_command_runs_after_the_one_before(raw: Path, capsys: pytest.Captu
     assert small["unusable_videos"] == 2
     assert json.loads((here / "runs" / "rl" / "summary.json").read_text())["status"] == "done"
     rows = [
-        [json.loads(line) for line in (here / "runs" / name / "sft" / "metrics.jsonl").read_text().splitlines()]
+        [
+            json.loads(line)
+            for line in (here / "runs" / name / "sft" / "metrics.jsonl").read_text().splitlines()
+        ]
         for name in ("sft", "shards")
     ]
     for one, other in zip(*rows, strict=True):

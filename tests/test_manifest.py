@@ -1,12 +1,12 @@
 import json
 import shutil
 
-import av
 import numpy as np
 import pytest
 
 from rlnsp.config import ConfigError
 from rlnsp.manifest import ManifestError, read_clip, read_manifest, write_clip, write_manifest
+from tests.videos import audio_only
 
 ROW = {"id": "a", "context": "A red ball rolls."}
 
@@ -22,16 +22,6 @@ def gradient(num_frames=9, height=64, width=48):
     y, x = np.mgrid[0:height, 0:width]
     frames = [np.stack([x * 2 + 5 * t, y * 2, 128 + 0 * x], axis=-1) for t in range(num_frames)]
     return np.stack(frames).astype(np.uint8)
-
-
-def audio_only(path):
-    with av.open(str(path), "w", format="mp4") as container:
-        stream = container.add_stream("aac", rate=16000)
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
-        frame.sample_rate = 16000
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return path
 
 
 BAD = [

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pretrain.curate.settings import CurateConfig
+from pretrain.curate.settings import Check, CurateConfig
 from rlnsp.chat import Answer, ChatClient, Question, verdict
 from rlnsp.chat.templates import filled
 from rlnsp.redaction import redacted
@@ -15,6 +15,11 @@ from rlnsp.types import Unscored
 
 Kind = Literal["caption", "write", "rewrite", "consistent", "restates"]
 Reason = Literal["refused by the server", "nothing said", "unreadable verdict", "inconsistent", "restates"]
+CHECKS: Mapping[Check, tuple[tuple[str, str], bool, Reason]] = {
+    "consistent": (("Pass", "Fail"), True, "inconsistent"),
+    "restates": (("Yes", "No"), False, "restates"),
+}
+"""Of each check the words to choose from, whether it is to be the first, and why a pair is dropped if not."""
 REFUSED = {400, 413, 422}
 """HTTP statuses that are about one question, such as one that is too long; others are about the server."""
 
@@ -22,9 +27,10 @@ REFUSED = {400, 413, 422}
 class Dropped(Exception):
     """A scene or a pair is left out."""
 
-    def __init__(self, reason: Reason, detail: str) -> None:
+    def __init__(self, reason: Reason, detail: str, context: str = "") -> None:
         super().__init__(f"{reason}: {detail}")
-        self.reason, self.detail = reason, detail
+        self.reason, self.detail, self.context = reason, detail, context
+        """The last is of a pair: what was written to come before, if it came so far."""
 
 
 class ServerFailed(RuntimeError):
@@ -77,11 +83,8 @@ class Asker:
             Dropped: it does not, or a verdict cannot be read; with the checker's reason.
             ServerFailed: no answer.
         """
-        checks: tuple[tuple[Kind, tuple[str, str], bool, Reason], ...] = (
-            ("consistent", ("Pass", "Fail"), True, "inconsistent"),
-            ("restates", ("Yes", "No"), False, "restates"),
-        )
-        for kind, words, wanted, reason in checks:
+        for kind in self.config.checks:
+            words, wanted, reason = CHECKS[kind]
             text = filled(self.prompts[kind], context=context, caption=caption)
             answer = await self._ask(self.llm, kind, [text], self.config.verdict_tokens)
             try:

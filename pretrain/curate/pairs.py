@@ -22,7 +22,7 @@ async def written(asker: Asker, caption: str, rewrites: int) -> tuple[str, int]:
         except Dropped as error:
             rejected.append((context, f"{error.reason}: {error.detail}"))
             if len(rejected) > rewrites:
-                raise
+                raise Dropped(error.reason, error.detail, context) from error
         else:
             return context, len(rejected)
 

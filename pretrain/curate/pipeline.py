@@ -132,7 +132,8 @@ class Pipeline:
         try:
             context, rewrites = await written(self.asker, scene["caption"], self.config.rewrites)
         except Dropped as error:
-            record.drop(f"{scene['id']}-written", "written pair", error.reason, error.detail)
+            pair = {"context": error.context, "caption": scene["caption"]}
+            record.drop(f"{scene['id']}-written", "written pair", error.reason, error.detail, **pair)
             return None
         return row(scene, context, pair="written", rewrites=rewrites, made_by=self.made_by)
 
@@ -142,7 +143,8 @@ class Pipeline:
         try:
             await self.asker.check(before["caption"], after["caption"])
         except Dropped as error:
-            record.drop(f"{after['id']}-consecutive", "consecutive pair", error.reason, error.detail)
+            pair = {"context": before["caption"], "caption": after["caption"]}
+            record.drop(f"{after['id']}-consecutive", "consecutive pair", error.reason, error.detail, **pair)
             return None
         return row(
             after,

@@ -29,11 +29,11 @@ class Record:
     pairs: list[dict[str, Any]] = field(default_factory=list)
     """Lines of the manifest."""
     dropped: list[dict[str, str]] = field(default_factory=list)
-    """id, stage, reason, detail."""
+    """id, stage, reason, detail; of pairs caption and context too."""
 
-    def drop(self, id: str, stage: str, reason: str, detail: str) -> None:
+    def drop(self, id: str, stage: str, reason: str, detail: str, **of_pair: str) -> None:
         """Something is left out."""
-        self.dropped.append({"id": id, "stage": stage, "reason": reason, "detail": detail})
+        self.dropped.append({"id": id, "stage": stage, "reason": reason, "detail": detail, **of_pair})
 
 
 class Records:

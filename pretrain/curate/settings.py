@@ -7,6 +7,7 @@ from rlnsp.chat import ChatConfig, FramesConfig
 from rlnsp.dataset.safety import Limits
 from rlnsp.settings import require
 
+Check = Literal["consistent", "restates"]
 PairKind = Literal["written", "consecutive"]
 
 
@@ -78,6 +79,9 @@ class CurateConfig:
     of a video that follow each other."""
     captions: Literal["given", "made"] = "given"
     """``given``: a video that is one scene keeps the caption it came with; ``made``: none does."""
+    checks: list[Check] = field(default_factory=lambda: ["consistent", "restates"])
+    """What a pair must pass, in this order: the next scene follows from the preceding one; which does not
+    already tell it."""
     rewrites: int = 3
     """How often a preceding scene that fails a check is written anew."""
     heldout: float = 0.0
@@ -104,6 +108,10 @@ class CurateConfig:
         require(
             bool(self.pairs) and len(set(self.pairs)) == len(self.pairs),
             f"pairs must name written, consecutive or both, each once; got {self.pairs}",
+        )
+        require(
+            bool(self.checks) and len(set(self.checks)) == len(self.checks),
+            f"checks must name consistent, restates or both, each once; got {self.checks}",
         )
         require(self.rewrites >= 0, f"rewrites must be 0 or more; got {self.rewrites}")
         require(0 <= self.heldout < 1, f"heldout must be in [0, 1); got {self.heldout}")

@@ -162,6 +162,16 @@ def test_what_says_nothing_of_itself_gets_its_name_as_id(clips: dict[str, Path],
         read_manifest(tmp_path / "00.tar")
 
 
+def test_rows_of_several_tables_have_ids_of_their_own(clips: dict[str, Path], tmp_path: Path) -> None:
+    import datasets
+
+    whole = table(clips).remove_columns(["split", "id"])
+    parts = {"train": whole.select([0, 2]), "test": whole.select([1])}
+    datasets.DatasetDict(**parts).save_to_disk(str(tmp_path / "saved"))
+    found = {scene.id: scene.caption for scene in read_manifest(tmp_path / "saved")}
+    assert found == {"00000000": "One.", "00000001": "Three.", "00000002": "Two."}
+
+
 def test_a_row_beside_a_video_cannot_name_another(clips: dict[str, Path], tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     lay_down(folder, clips)

@@ -217,6 +217,12 @@ def test_a_frame_that_grows_on_the_way_is_caught(tmp_path: Path, edge: int, kind
     assert error.value.kind == kind
 
 
+def test_a_picture_far_too_large_is_named_so_before_it_is_decoded(tmp_path: Path) -> None:
+    path = encode(tmp_path / "large.mp4", np.zeros((1, 1536, 1536, 3), np.uint8))
+    with pytest.raises(ManifestError, match="has frames of 1536x1536 pixels, more than max_pixels 10000"):
+        read_clip(path, limits=Limits(max_pixels=10_000))
+
+
 def test_a_frame_just_within_the_limit_is_decoded(root: Path) -> None:
     assert len(read_clip(root / "clips" / "in.mp4", limits=Limits(max_pixels=72 * 96))[0]) == 4
 

@@ -69,6 +69,14 @@ def test_a_part_begins_at_its_start_and_shows_nothing_after_its_end(tmp_path: Pa
     assert error.value.kind == "too short"
 
 
+def test_a_part_ends_while_a_frame_is_shown(tmp_path: Path) -> None:
+    path = encode(tmp_path / "a.mp4", steps(4), fps=2.0)
+    part = Part(start=0.5, end=1.2)
+    assert levels(sample_clip(path, 7, 10.0, [(64, 64)], LIMITS, part)) == [1, 1, 1, 1, 1, 2, 2]
+    with pytest.raises(UnusableVideo, match="7 of 8"):
+        sample_clip(path, 8, 10.0, [(64, 64)], LIMITS, part)
+
+
 def test_the_last_frame_is_shown_as_long_as_it_lasts(tmp_path: Path) -> None:
     path = encode(tmp_path / "a.mp4", steps(8), fps=8.0)
     assert levels(sample_clip(path, 16, 16.0, [(64, 64)], LIMITS)) == [n // 2 for n in range(16)]

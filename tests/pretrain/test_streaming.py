@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from policies.unified.comprehension import CAPTION
 from policies.unified.model import UnifiedModel
 from pretrain import precompute
 from pretrain.batches import ClipBatches, Skipped, Source
@@ -116,6 +117,19 @@ def test_shards_give_the_numbers_of_the_videos(wild: Path, tmp_path: Path, train
     reasons = [{(one["id"], one["kind"]) for one in map(json.loads, text.splitlines())} for text in lists]
     expected = {("short", "too short"), ("sound", "no pictures"), ("truncated", "broken")}
     assert reasons == [expected, expected]
+
+
+def test_a_condition_that_is_kept_is_the_one_that_is_made(wild: Path) -> None:
+    model = make_model()
+    source = videos(wild, model)
+    for row in (0, 3):
+        hidden = source.hidden(row)
+        assert hidden is not None
+        kept = model.translate(torch.cat([hidden[None], model.read_texts([])]))
+        made = model.encode_texts([source.scene(row).caption or ""], template=CAPTION)
+        torch.testing.assert_close(kept.embeds, made.embeds)
+        torch.testing.assert_close(kept.null_embeds, made.null_embeds)
+    assert not torch.allclose(kept.embeds, kept.null_embeds)
 
 
 def shards(folder: Path, model: UnifiedModel, output: Path, train: list[str]) -> Precomputed:

@@ -68,6 +68,10 @@ def test_pairs_of_all_that_can_be_used_and_a_reason_for_the_rest(
         ("short-middle-000-written", "written pair", "inconsistent"),
         ("three-000-written", "written pair", "inconsistent"),
     }
+    (red,) = (one for one in lines(tmp_path / "dropped.jsonl") if one["id"] == "three-000-written")
+    assert red["detail"] == "It is another place."
+    assert red["context"] == "Somewhere elsewhere, 3."  # the last of four
+    assert red["caption"] == "A white bar moves over a red ground."
     report = json.loads((tmp_path / "report.json").read_text())
     assert (report["videos"], report["unusable_videos"], report["scenes"], report["clips"]) == (8, 3, 9, 7)
     assert report["captions"] == {"made": 6, "given": 1}

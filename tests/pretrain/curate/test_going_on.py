@@ -13,11 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pretrain.curate.prompts import PACKAGED, read_prompts
 from rlnsp.cli import main
+from rlnsp.settings import ConfigError
 from tests.chat_server import ChatServer, speaking
 from tests.judge_server import FAULTS, serving
 from tests.pretrain.curate.models import speaker
 from tests.pretrain.curate.test_curate import curate, write
+from tests.test_readme import ROOT
 
 RESULTS = ("manifest.jsonl", "dropped.jsonl")
 
@@ -134,8 +137,6 @@ def test_a_question_that_cannot_be_answered_costs_its_scene_alone(
 def test_other_settings_prompts_or_models_are_refused_by_name(
     raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from pretrain.curate.prompts import PACKAGED
-
     mine = tmp_path / "mine"
     shutil.copytree(PACKAGED / "paper", mine)
     with speaking(speaker(write)) as server:
@@ -157,8 +158,40 @@ def test_other_settings_prompts_or_models_are_refused_by_name(
 
 
 @pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("rewrite", None, "rewrite.txt is not there; write it, as .*paper has it"),
+        (
+            "write",
+            "Write what came before.",
+            r"write.txt has no place \{caption\}; it must have: \{caption\}",
+        ),
+        ("caption", "Describe {video}.", r"caption.txt has a place \{video\}; it may have: none"),
+        ("restates", "", "restates.txt is empty"),
+    ],
+)
+def test_prompts_that_lack_something_are_refused(
+    tmp_path: Path, name: str, text: str | None, message: str
+) -> None:
+    shutil.copytree(PACKAGED / "paper", tmp_path / "mine")
+    path = tmp_path / "mine" / f"{name}.txt"
+    path.unlink() if text is None else path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read_prompts(str(tmp_path / "mine"))
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "configs" / "curate").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_every_shipped_config_loads_by_its_name(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["curate", "raw", "--config", path.stem, "--dry-run"]) == 0
+    assert "num_frames" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["checks=[]"], "checks must name consistent, restates or both"),
         (["pairs=[]"], "pairs must name written, consecutive or both"),
         (["clips.num_frames=10"], "clips.num_frames must be 8 k + 1 for the VAE; got 10"),
         (["clips.shapes=[[64, 60]]"], "must be multiples of 32 for the VAE; got [64, 60]"),
