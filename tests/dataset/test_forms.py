@@ -205,7 +205,7 @@ def test_folders_that_cannot_be_used_are_refused_in_one_line(
 
 
 def test_scenes_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
-    """What is kept of a row are its line and its place; see docs/data.md for the bytes."""
+    """Kept of a row are the number of its line and its place in the file."""
     path = tmp_path / "manifest.jsonl"
     write_manifest(path, ({"id": str(n), "context": f"Context {n}." + "x" * 100} for n in range(3000)))
     scenes = open_manifest(path)

@@ -63,6 +63,22 @@ def test_killed_and_run_again_asks_nothing_twice_and_makes_the_same(raw: Path, t
     assert report["pairs"] == json.loads((straight / "report.json").read_text())["pairs"]
 
 
+def test_interrupted_it_says_how_to_go_on(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupting(text: str, images: list[np.ndarray]) -> str:
+        if server.requests == 8:
+            os.kill(os.getpid(), signal.SIGINT)
+        return speaker(write)(text, images)
+
+    with speaking(interrupting) as server:
+        assert curate(raw, tmp_path / "out", server, "vlm.concurrency=1") == 130
+        assert f"what is done is kept; go on by: rlnsp curate {raw}" in capsys.readouterr().err
+        assert curate(raw, tmp_path / "out", server) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["calls"]["in_all"] - report["calls"]["this_run"] >= 7
+
+
 def test_run_again_when_done_asks_nothing_and_opens_no_video(
     raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
