@@ -6,7 +6,7 @@ the next takes its place.  Clips wait until there are enough of their shape for 
 
 import json
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,10 +104,18 @@ class Skipped:
 
     def add(self, scene: Scene, error: UnusableVideo) -> None:
         """List it, unless it is."""
-        if scene.id in self.ids:
-            return
-        self.ids.add(scene.id)
-        line = {"id": scene.id, "video": str(scene.video), "kind": error.kind, "why": str(error)}
+        if scene.id not in self.ids:
+            self._write({"id": scene.id, "video": str(scene.video), "kind": error.kind, "why": str(error)})
+
+    def add_files(self, broken: Iterable[str]) -> None:
+        """List files that break off, as ``rlnsp.dataset.rows.Rows.broken`` names them: 'FILE: why'."""
+        for said in broken:
+            file, _, why = said.partition(": ")
+            if file not in self.ids:
+                self._write({"id": file, "video": file, "kind": "broken", "why": why})
+
+    def _write(self, line: Mapping[str, str]) -> None:
+        self.ids.add(line["id"])
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")

@@ -66,7 +66,7 @@ class DataConfig:
         settings = asdict(self)
         del settings["workers"]
         if self.clips == "memory":
-            # As before there was a choice, so that what was done then stays done.
+            # These say nothing of clips in memory.
             for name in ("clips", "shapes", "limits"):
                 del settings[name]
         else:
@@ -175,10 +175,11 @@ class Work:
                 found[split] = InMemory(clips, encode_clips(model, clips, place / f"{split}.safetensors"))
                 continue
             scenes = self._scenes(split)
+            skipped = Skipped(folder / "skipped.jsonl")
+            skipped.add_files(scenes.rows.broken)
             videos = Videos(scenes, model, self._shapes, self._data.limits, config.text)
             found[split] = videos
             if self._data.clips == "precomputed":
-                skipped = Skipped(folder / "skipped.jsonl")
                 found[split] = precomputed(videos, place / split, stage, skipped, CONSOLE)
         return found
 

@@ -29,8 +29,9 @@ class Dropped(Exception):
 
     def __init__(self, reason: Reason, detail: str, context: str = "") -> None:
         super().__init__(f"{reason}: {detail}")
-        self.reason, self.detail, self.context = reason, detail, context
-        """The last is of a pair: what was written to come before, if it came so far."""
+        self.reason: Reason = reason
+        self.detail, self.context = detail, context
+        """The latter is of a pair: what was written to come before, if it came so far."""
 
 
 class ServerFailed(RuntimeError):

@@ -15,6 +15,7 @@ def show(figures: Mapping[str, Any], console: Console) -> None:
     rows: list[tuple[str, Any]] = [
         ("videos", figures["videos"]),
         ("  of them unusable", figures["unusable_videos"]),
+        ("files that break off", len(figures["broken_files"])),
         ("scenes", figures["scenes"]),
         ("clips", figures["clips"]),
         ("captions made", figures["captions"]["made"]),

@@ -1,8 +1,10 @@
 """Stages on videos as they come: the numbers of clips in memory, of shards, and of a run that was killed."""
 
+import io
 import json
+import tarfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from pretrain.diffusion import DiffusionConfig, encode_clips, train_diffusion
 from pretrain.loop import LoopConfig
 from pretrain.sources import InMemory, Precomputed, Videos
 from pretrain.tensor_shards import TensorShards
-from pretrain.work import CONSOLE
+from pretrain.work import CONSOLE, DataConfig, Work
 from rlnsp.config import ConfigError
 from rlnsp.dataset.safety import Limits
 from rlnsp.manifest import open_manifest, write_manifest
@@ -209,6 +211,45 @@ def test_clips_go_to_the_shape_nearest_to_theirs_and_a_batch_has_one(wild: Path,
         **dict.fromkeys(("wide", "odd", "varies"), (32, 64)),
         **dict.fromkeys(("tall", "taller"), (64, 32)),
     }
+
+
+def test_stages_that_want_clips_in_memory_get_those_that_can_be_used(wild: Path, tmp_path: Path) -> None:
+    clips = Work(tmp_path, DataConfig(manifest=str(wild), clips="stream"), GEOMETRY, need_context=False).train
+    usable = ["odd", "tall", "taller", "varies", "wide"]
+    assert [scene.id for scene in clips.scenes] == usable
+    assert clips.frames.shape == (5, 5, 32, 64, 3)
+    listed = [json.loads(line)["id"] for line in (tmp_path / "skipped.jsonl").read_text().splitlines()]
+    assert listed == ["short", "sound", "truncated"]
+
+
+@pytest.mark.parametrize("clips", ["stream", "precomputed"])
+def test_a_shard_that_breaks_off_is_listed_and_the_rest_of_it_used(
+    exact: Path, tmp_path: Path, clips: Literal["stream", "precomputed"]
+) -> None:
+    (tmp_path / "shards").mkdir()
+    for split in ("train", "heldout"):
+        path = tmp_path / "shards" / f"{split}.tar"
+        with tarfile.open(path, "w") as tar:
+            for video in sorted(exact.glob("*.mp4")):
+                said = json.dumps({"caption": "A bar.", "split": split}).encode()
+                member = tarfile.TarInfo(f"{video.stem}.json")
+                member.size = len(said)
+                tar.addfile(member, io.BytesIO(said))
+                tar.add(video, video.name)
+        if split == "train":
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    data = DataConfig(manifest=str(tmp_path / "shards"), clips=clips)
+    work = Work(tmp_path / "out", data, GEOMETRY, need_context=False)
+    model = make_model()
+    sources = work.sources(model, "stage", DiffusionConfig(loop=LOOP), tmp_path / "out" / "stage")
+    assert len(sources["heldout"]) == 5
+    assert 0 < len(sources["train"]) < 5
+    for row in range(len(sources["train"])):
+        example = sources["train"].example(row, sources["train"].load(row))
+        assert example.latents.shape == (model.grid().num_tokens, 8)
+    (line,) = (tmp_path / "out" / "stage" / "skipped.jsonl").read_text().splitlines()
+    assert json.loads(line)["id"].endswith("train.tar")
+    assert "breaks off" in json.loads(line)["why"]
 
 
 def test_a_shape_that_the_vae_does_not_divide_is_refused_at_once(wild: Path) -> None:
