@@ -24,7 +24,7 @@ class PretrainCommand:
         """Run the stages that are not done yet."""
         from pretrain import stages
 
-        settings = config.load_typed(stages.PretrainConfig, args.config, args.overrides, folder="pretrain")
+        settings = config.load_typed(stages.PretrainConfig, args.config, _overrides(args), folder="pretrain")
         if args.dry_run:
             sys.stdout.write(config.to_yaml(settings))
             return 0
@@ -46,7 +46,7 @@ class SFTCommand:
         """Fine-tune, unless it is done already."""
         from pretrain import stages
 
-        settings = config.load_typed(stages.SFTConfig, args.config, args.overrides, folder="sft")
+        settings = config.load_typed(stages.SFTConfig, args.config, _overrides(args), folder="sft")
         if args.dry_run:
             sys.stdout.write(config.to_yaml(settings))
             return 0
@@ -61,8 +61,17 @@ def _add(parser: argparse.ArgumentParser, output: Path) -> None:
     parser.add_argument(
         "--output", type=Path, default=output, metavar="DIR", help=f"the run folder ({output})"
     )
+    parser.add_argument(
+        "--precompute",
+        action="store_true",
+        help="make shards of latents and conditions first, and train from them (data.clips=precomputed)",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the whole config, checked, and stop")
     parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings that win over the config's")
+
+
+def _overrides(args: argparse.Namespace) -> list[str]:
+    return ["data.clips=precomputed", *args.overrides] if args.precompute else args.overrides
 
 
 def _run(stages: Callable[[], Path], command: str, args: argparse.Namespace, *more: str) -> int:
@@ -77,7 +86,7 @@ def _run(stages: Callable[[], Path], command: str, args: argparse.Namespace, *mo
             "--output",
             str(args.output),
             *more,
-            *args.overrides,
+            *_overrides(args),
         ]
         sys.stderr.write(f"interrupted and saved; go on by: {shlex.join(again)}\n")
         raise

@@ -5,6 +5,7 @@ Shapes: R rows of the data, B of a batch, N latent tokens, C their channels.
 
 import hashlib
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -15,14 +16,17 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from policies.latents import Geometry
 from policies.ltx import shift_exponent
-from policies.unified.comprehension import CAPTION, NEXT_SCENE
 from policies.unified.model import TRAINABLE, UnifiedModel
+from pretrain.batches import Batch, ClipBatches, Skipped, Source, first_examples
 from pretrain.clips import Clips
 from pretrain.loop import HELD_OUT_ROWS, LoopConfig, fit
+from pretrain.sources import TEMPLATES, Text, geometry_of, text_of
 from rlnsp.atomic import written_whole
 from rlnsp.manifest import ManifestError
 from rlnsp.settings import ConfigError
+from rlnsp.types import Scene
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +35,8 @@ class DiffusionConfig:
 
     train: list[str] = field(default_factory=lambda: ["queries", "connector", "transformer"])
     """Of queries, connector, transformer; the rest is frozen."""
-    text: Literal["caption", "context"] = "caption"
-    """What the model reads: the clip's own caption, or the scene before it."""
+    text: Text = "caption"
+    """What the model reads."""
     drop: float = 0.1
     """Share of rows whose text is dropped, which classifier-free guidance needs; 1: of all of them."""
     sigma_mean: float = 0.0
@@ -71,21 +75,28 @@ def encode_clips(model: UnifiedModel, clips: Clips, path: Path) -> Tensor:
     return latents
 
 
-def check_captions(*clips: Clips) -> None:
+def check_captions(scenes: Iterable[Scene]) -> None:
     """Raise ManifestError for a scene without a caption, which learning from captions needs."""
-    for scene in (scene for part in clips for scene in part.scenes):
+    for scene in scenes:
         if not scene.caption:
             raise ManifestError(
                 f"scene {scene.id!r} has no caption, which this stage learns from; give it one"
             )
 
 
+def prepare(model: UnifiedModel, config: DiffusionConfig) -> None:
+    """What it trains has gradients, and it computes as it will in training."""
+    model.train_only(*config.train)
+    model.compute_dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+
+
 def train_diffusion(
     name: str,
     config: DiffusionConfig,
     model: UnifiedModel,
-    data: dict[str, tuple[Clips, Tensor]],
+    data: Mapping[str, Source],
     folder: Path,
+    workers: int = 0,
 ) -> None:
     """Train parts of ``model`` in place.
 
@@ -93,55 +104,68 @@ def train_diffusion(
         name: Of the sub-stage.
         config: What and how.
         model: On its device; frozen again on return.
-        data: 'train' and 'heldout': clips and their latents (R, N, C).
-        folder: For metrics and the checkpoint.
+        data: 'train' and 'heldout'.
+        folder: For metrics, the checkpoint, and the list of clips that cannot be used.
+        workers: Threads that load clips ahead.
 
     Raises:
         ConfigError: a scene without the text that is trained on; and as ``pretrain.loop.fit``.
     """
     if config.text == "caption" and config.drop < 1:
-        check_captions(*(clips for clips, _ in data.values()))
-    model.train_only(*config.train)
-    model.compute_dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-    template = CAPTION if config.text == "caption" else NEXT_SCENE
-    shift = _shift(model)
+        check_captions(source.scene(row) for source in data.values() for row in range(len(source)))
+    prepare(model, config)
+    template = TEMPLATES[config.text]
+    skipped = Skipped(folder / "skipped.jsonl")
+    heldout: list[Batch] = []
+    null: list[Tensor] = []
 
-    def loss_of(split: str, rows: Tensor, generator: torch.Generator, drop: float) -> Tensor:
-        clips, latents = data[split]
-        scenes = [clips.scenes[row] for row in rows.tolist()]
-        texts = [(scene.caption or "") if config.text == "caption" else scene.context for scene in scenes]
-        x0 = latents[rows]
-        normal = torch.randn(len(rows), generator=generator)
+    def loss_of(batch: Batch, generator: torch.Generator, drop: float) -> Tensor:
+        x0, n = batch.latents.to(model.device), len(batch.scenes)
+        geometry = geometry_of(model, batch.shape)
+        normal = torch.randn(n, generator=generator)
         sigma = torch.sigmoid(config.sigma_mean + config.sigma_std * normal)
-        sigma = shift * sigma / (1 + (shift - 1) * sigma)
-        noise = torch.randn(x0.shape, generator=generator)
-        dropped = torch.rand(len(rows), generator=generator) < drop
-        condition = model.encode_texts(texts, template=template)
-        return model.flow_loss(x0, sigma, noise, condition, dropped).mean()
+        shift = _shift(model, geometry)
+        sigma = (shift * sigma / (1 + (shift - 1) * sigma)).to(model.device)
+        noise = torch.randn(x0.shape, generator=generator).to(model.device)
+        dropped = (torch.rand(n, generator=generator) < drop).to(model.device)
+        if batch.hidden is None:
+            texts = [text_of(scene, config.text) for scene in batch.scenes]
+            condition = model.encode_texts(texts, template=template)
+        else:
+            if not null:
+                null.append(model.read_texts([]))  # as frozen as the rest
+            condition = model.translate(torch.cat([batch.hidden.to(model.device), *null]))
+        return model.flow_loss(x0, sigma, noise, condition, dropped, geometry).mean()
 
     def heldout_loss() -> float:
+        if not heldout:
+            heldout.extend(first_examples(data["heldout"], HELD_OUT_ROWS, skipped))
         # The same noise each time: the curve then shows the model, not the draw.
         generator = torch.Generator().manual_seed(0)
-        rows = torch.arange(min(HELD_OUT_ROWS, len(data["heldout"][0].scenes))).split(64)
         drop = 1.0 if config.drop == 1 else 0.0
-        return torch.stack([loss_of("heldout", part, generator, drop) for part in rows]).mean().item()
+        parts = [part for batch in heldout for part in batch.split(64)]
+        return torch.stack([loss_of(part, generator, drop) for part in parts]).mean().item()
 
-    fit(
-        name,
-        {key: value for key, value in model.named_parameters() if value.requires_grad},
-        lambda rows, generator: loss_of("train", rows, generator, config.drop),
-        heldout_loss,
-        len(data["train"][0].scenes),
-        config.loop,
-        folder,
-    )
+    batches = ClipBatches(data["train"], config.loop.batch_size, config.loop.seed, skipped, workers)
+    try:
+        fit(
+            name,
+            {key: value for key, value in model.named_parameters() if value.requires_grad},
+            lambda batch, generator: loss_of(batch, generator, config.drop),
+            heldout_loss,
+            batches,
+            config.loop,
+            folder,
+        )
+    finally:
+        batches.close()
     model.train_only()
     model.compute_dtype = torch.float32
 
 
-def _shift(model: UnifiedModel) -> float:
+def _shift(model: UnifiedModel, geometry: Geometry | None = None) -> float:
     """The factor by which the sampler's schedule shifts sigma."""
-    return math.exp(shift_exponent(model.scheduler, model.grid().num_tokens))
+    return math.exp(shift_exponent(model.scheduler, model.grid(geometry).num_tokens))
 
 
 def _digest(*arrays: np.ndarray) -> str:

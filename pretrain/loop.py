@@ -1,17 +1,17 @@
 """The loop that every stage of pre-training shares: steps, progress, held-out loss, checkpoints, resuming.
 
-A stage is stopped and started again at will: batches are a function of (seed, step), so a resumed stage goes
-on with exactly the batches that the straight one would have seen.
+A stage is stopped and started again at will: batches are a function of (seed, step), or the checkpoint says
+how far their source is, so a resumed stage goes on with exactly the batches that the straight one would see.
 """
 
 import io
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from prodigyopt import Prodigy
@@ -25,7 +25,7 @@ from rlnsp.interruption import Interrupted, Interruption
 from rlnsp.metrics import MetricsFile
 from rlnsp.settings import ConfigError
 
-Loss = Callable[[Tensor, torch.Generator], Tensor]
+Loss = Callable[[Any, torch.Generator], Tensor]
 
 HELD_OUT_ROWS = 256
 """Clips that a held-out loss is taken over, at most."""
@@ -66,12 +66,51 @@ class LoopConfig:
         return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(along, 1.0)))
 
 
+class Batches(Protocol):
+    """What is trained on, batch after batch."""
+
+    def next(self, step: int) -> Any:
+        """The batch of ``step``; steps come in order."""
+        ...
+
+    def state(self) -> Mapping[str, Any]:
+        """How far it is, as JSON."""
+        ...
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from where ``state`` was taken."""
+        ...
+
+
+class RowBatches:
+    """Row indices (B,) of data that is all in memory."""
+
+    def __init__(self, n: int, batch_size: int, seed: int) -> None:
+        self.n, self.batch_size, self.seed = n, batch_size, seed
+
+    def next(self, step: int) -> Tensor:
+        """See ``batch_indices``."""
+        return batch_indices(self.n, self.batch_size, self.seed, step)
+
+    def state(self) -> Mapping[str, Any]:
+        """The step says all."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """The step says all."""
+
+
+def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
+    """(n,) long, the rows shuffled for an epoch."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+
+
 def batch_indices(n: int, batch_size: int, seed: int, step: int) -> Tensor:
     """Rows of batch ``step`` when ``n`` rows are shuffled anew each epoch; (batch_size,) long."""
     first = step * batch_size
     rows = []
     for epoch in range(first // n, (first + batch_size - 1) // n + 1):
-        order = torch.randperm(n, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+        order = epoch_order(n, seed, epoch)
         start, stop = max(first - epoch * n, 0), min(first + batch_size - epoch * n, n)
         rows.append(order[start:stop])
     return torch.cat(rows)
@@ -82,7 +121,7 @@ def fit(
     parameters: dict[str, Parameter],
     loss: Loss,
     heldout_loss: Callable[[], float],
-    num_rows: int,
+    data: int | Batches,
     config: LoopConfig,
     folder: Path,
 ) -> None:
@@ -93,9 +132,9 @@ def fit(
     Args:
         name: Of the stage, for the progress bar.
         parameters: By name; the names are the checkpoint's.
-        loss: (row indices (B,), generator) -> scalar loss.
+        loss: (batch, generator) -> scalar loss.
         heldout_loss: Measured without gradient, with the averaged weights in place where there is an average.
-        num_rows: Of the training data.
+        data: Batches; or the number of rows, of which row indices (B,) are then drawn.
         folder: Gets metrics.jsonl and checkpoint.safetensors.
 
     Raises:
@@ -105,31 +144,35 @@ def fit(
     """
     folder.mkdir(parents=True, exist_ok=True)
     values = list(parameters.values())
+    batches = RowBatches(data, config.batch_size, config.seed) if isinstance(data, int) else data
+    about = {"num_rows": data} if isinstance(data, int) else {}
     optimizer = _optimizer(values, config)
     # The weights start untrained: they must not linger in the average.
     ema = EMA(parameters, config.ema_decay, warmup=True) if config.ema_decay else None
     checkpoint = Checkpoint(
         path=folder / "checkpoint.safetensors",
         stage=name,
-        settings={"loop": asdict(config), "num_rows": num_rows},
+        settings={"loop": asdict(config), **about},
         parameters=parameters,
         ema=ema,
         optimizer=optimizer,
     )
     step, record = checkpoint.load()
+    batches.restore(record.get("batches", {}))
     running, began = record.get("loss"), time.monotonic() - record.get("seconds", 0.0)
     metrics = MetricsFile(folder / "metrics.jsonl", counter="step")
     metrics.forget_after(step)
 
     def save() -> None:
-        checkpoint.save(step, {"loss": running, "seconds": time.monotonic() - began})
+        record = {"loss": running, "seconds": time.monotonic() - began, "batches": batches.state()}
+        checkpoint.save(step, record)
 
     with Interruption() as interruption, _progress() as progress:
         task = progress.add_task(name, total=config.steps, completed=step, note="")
         try:
             while step < config.steps:
                 with interruption.held():
-                    value, norm = _update(name, step, values, optimizer, loss, num_rows, config)
+                    value, norm = _update(name, step, values, optimizer, loss, batches, config)
                     if ema is not None:
                         ema.update()
                     step += 1
@@ -160,14 +203,14 @@ def _update(
     values: list[Parameter],
     optimizer: torch.optim.Optimizer,
     loss: Loss,
-    num_rows: int,
+    batches: Batches,
     config: LoopConfig,
 ) -> tuple[float, float]:
     """Step ``step``; its loss and the gradient's norm before clipping."""
     for group in optimizer.param_groups:
         group["lr"] = config.learning_rate * config.scale(step) * group["factor"]
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-    value = loss(batch_indices(num_rows, config.batch_size, config.seed, step), generator)
+    value = loss(batches.next(step), generator)
     if not torch.isfinite(value):
         raise FloatingPointError(f"{name}: the loss is {value.item()} at step {step}; lower learning_rate")
     value.backward()

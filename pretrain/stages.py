@@ -20,7 +20,7 @@ from policies.unified import files, weights
 from policies.unified.connector import NORM_WEIGHT, SCALE, Connector, new_connector, with_added_queries
 from policies.unified.policy import Unified
 from pretrain.comprehension import ComprehensionConfig, train_comprehension
-from pretrain.diffusion import DiffusionConfig, check_captions, train_diffusion
+from pretrain.diffusion import DiffusionConfig, check_captions, prepare, train_diffusion
 from pretrain.vae import VAEConfig, train_vae
 from pretrain.work import CONSOLE, RESERVED, DataConfig, Work
 from rlnsp.settings import ConfigError
@@ -87,13 +87,14 @@ def pretrain(config: PretrainConfig, output: Path) -> Path:
         Interrupted: stopped; the same call goes on.
     """
     _prepare(config.threads)
-    work = Work(output, config.data, config.geometry)
+    reads_context = any(stage.text == "context" for stage in config.text_to_video.values())
+    work = Work(output, config.data, config.geometry, need_context=reads_context)
     work.check_order([*BEFORE, *config.text_to_video], independent=2)
-    asked = {"data": asdict(config.data), "geometry": asdict(config.geometry)}
+    asked = {"data": config.data.identity(), "geometry": asdict(config.geometry)}
     comprehension, vae = {"comprehension": asdict(config.comprehension)}, {"vae": asdict(config.vae)}
     if not work.done("comprehension", asked | comprehension):
         with work.stage("comprehension", asked | comprehension) as folder:
-            check_captions(work.train, work.heldout)
+            check_captions([*work.train.scenes, *work.heldout.scenes])
             made = train_comprehension(config.comprehension, work.train, work.heldout, folder)
             weights.save_policy(
                 work.policy, geometry=config.geometry, comprehension=made, rest_from=work.rest
@@ -119,11 +120,11 @@ def sft(config: SFTConfig, start: Path, output: Path) -> Path:
     """
     _prepare(config.threads)
     geometry = weights.geometry_of(start)
-    work = Work(output, config.data, geometry)
+    work = Work(output, config.data, geometry, need_context=config.sft.text == "context")
     work.check_order(["given", "sft"])
     asked = {
         "policy": str(start.resolve()),
-        "data": asdict(config.data),
+        "data": config.data.identity(),
         "added_queries": config.added_queries,
     }
     if not work.done("given", asked):
@@ -204,7 +205,10 @@ def _diffusion(stages: Mapping[str, DiffusionConfig], work: Work, asked: Mapping
             continue
         with work.stage(name, asked) as folder:
             model = weights.load_model(Unified.Config(folder=str(work.policy), device="cpu"))
-            train_diffusion(name, stage, model, work.latents(model), folder)
+            prepare(model, stage)  # on which it depends what can be computed before
+            sources = work.sources(model, name, stage, folder)
+            train_diffusion(name, stage, model, sources, folder, work.workers)
+            work.tell_skipped(folder)
             assert isinstance(model.transformer, LTXVideoTransformer3DModel)
             weights.save_policy(
                 work.policy,

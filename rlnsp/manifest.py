@@ -1,11 +1,14 @@
 """Video data on disk: a manifest (JSON lines) beside mp4 files, read and written in one place.
 
-A line has ``id`` and ``context``; and, as far as it is known, ``video`` and ``context_clip`` (paths relative
-to the manifest), ``caption``, ``fps``, ``split``.  Every other key is kept as a column.
+A line has ``id`` and ``context``, the preceding scene; and, as far as it is known, ``video`` and
+``context_clip`` (paths relative to the manifest), ``caption``, ``fps``, ``split``, ``source``.  Every other
+key is kept as a column.  A video in a tar shard is named as if the shard were a folder: ``000.tar/clip.mp4``.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from fractions import Fraction
 from pathlib import Path
@@ -13,12 +16,14 @@ from typing import Any
 
 import av
 import numpy as np
-from av.error import FFmpegError
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from rlnsp.atomic import written_whole
 from rlnsp.config import ConfigError
+from rlnsp.dataset.rows import Row, Rows, open_rows
+from rlnsp.dataset.safety import Limits, UnsafePath, inside
+from rlnsp.dataset.video import UnusableVideo, decoded, frame_rate, is_there, opened
 from rlnsp.types import Scene
 
 _PATHS = ("video", "context_clip")
@@ -31,86 +36,124 @@ class ManifestError(ConfigError):
     """A manifest cannot be used; the message names the file, the line and the remedy."""
 
 
-def read_manifest(path: Path | str, split: str | None = None) -> list[Scene]:
-    """The scenes of a manifest, of one ``split`` or of all.
+def read_manifest(path: Path | str, split: str | None = None, *, need_context: bool = True) -> list[Scene]:
+    """The scenes of a data set, of one ``split`` or of all; ``rlnsp.dataset.rows`` has its forms.
+
+    Args:
+        path: of the manifest, folder, shard or data set.
+        split: such as 'train'.
+        need_context: False, and a scene may have none, as a captioned video has; it is then empty.
 
     Raises:
-        ManifestError: no such file, no scene in it, a line that is not valid, or one whose file is missing.
+        ManifestError: nothing there, no scene in it, a row that is not valid, or one whose file is missing.
+    """
+    return [*open_manifest(path, split, need_context=need_context, need_files=True)]
+
+
+def open_manifest(
+    path: Path | str, split: str | None = None, *, need_context: bool = True, need_files: bool = False
+) -> "Scenes":
+    """As ``read_manifest``, but scenes are read when they are asked for: of any number of them.
+
+    Every row is looked at once, now; with ``need_files`` its files too.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ManifestError(
-            f"{path}: no such manifest; give a JSON-lines file, or 'world' for the embedded world"
-        )
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ManifestError(f"{path}: not UTF-8 text ({error.reason}); save it as UTF-8") from error
-    scenes: dict[str, Scene] = {}
-    lines: dict[str, int] = {}
-    # Not splitlines(): JSON may hold other line separators, such as U+2028, inside its strings.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        scene = _scene(line, path.parent, where)
-        if scene.id in lines:
-            raise ManifestError(
-                f"{where}: id {scene.id!r} is on line {lines[scene.id]} already; make ids unique"
-            )
-        scenes[scene.id], lines[scene.id] = scene, number
-    if not scenes:
+    with _as_manifest_error():
+        rows = open_rows(path)
+        if need_files and rows.broken:
+            raise ManifestError(f"{rows.broken[0]}; make it anew, or drop it")
+        seen: dict[str, int] = {}
+        chosen, splits = array("Q"), set[str]()
+        for number, row in enumerate(rows):
+            scene = _scene(row, need_context=need_context, need_files=need_files)
+            if scene.id in seen:
+                first = rows[seen[scene.id]].where.removeprefix(f"{path}:")
+                raise ManifestError(
+                    f"{row.where}: id {scene.id!r} is on line {first} already; make ids unique"
+                )
+            seen[scene.id] = number
+            splits.add(scene.split)
+            if split is None or scene.split == split:
+                chosen.append(number)
+    if not seen:
         raise ManifestError(
             f"{path}: the manifest has no scene; it needs at least one line with an id and a context"
         )
-    chosen = [scene for scene in scenes.values() if split is None or scene.split == split]
     if not chosen:
-        there = ", ".join(repr(name) for name in sorted({scene.split for scene in scenes.values()}))
+        there = ", ".join(repr(name) for name in sorted(splits))
         raise ManifestError(f"{path}: no scene of split {split!r}; it has {there}; set 'split' in its lines")
-    return chosen
+    return Scenes(rows, chosen, need_context=need_context)
 
 
-def _scene(line: str, folder: Path, where: str) -> Scene:
+class Scenes(Sequence[Scene]):
+    """Scenes of a data set, by number; kept are only their places."""
+
+    def __init__(self, rows: Rows, chosen: Sequence[int], *, need_context: bool) -> None:
+        self.rows, self._chosen, self._need_context = rows, chosen, need_context
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def __getitem__(self, number: Any) -> Any:
+        """A scene.
+
+        Raises:
+            ManifestError: its video leaves the data's root.
+        """
+        with _as_manifest_error():
+            return _scene(self.rows[self._chosen[number]], need_context=self._need_context, need_files=False)
+
+
+@contextmanager
+def _as_manifest_error() -> Iterator[None]:
     try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        message = f"{where}: not valid JSON ({error.msg} at column {error.colno}); write one object a line"
-        raise ManifestError(message) from error
-    if not isinstance(row, dict):
-        raise ManifestError(f"{where}: must be a JSON object; got {type(row).__name__}")
-    for key in ("id", "context"):
-        if not isinstance(row.get(key), str) or not row[key].strip():
-            raise ManifestError(f"{where}: {key!r} must be a non-empty string; got {row.get(key)!r}")
-    for key in ("caption", "split", *_PATHS):
-        if not isinstance(row.get(key), str | None):
-            raise ManifestError(f"{where}: {key!r} must be a string; got {row[key]!r}")
-    fps = row.get("fps")
+        yield
+    except ManifestError:
+        raise
+    except ConfigError as error:
+        raise ManifestError(str(error)) from error
+
+
+def _scene(row: Row, *, need_context: bool, need_files: bool) -> Scene:
+    said, where = row.values, row.where
+    for key in ("id", "context") if need_context else ("id",):
+        if not isinstance(said.get(key), str) or not said[key].strip():
+            raise ManifestError(f"{where}: {key!r} must be a non-empty string; got {said.get(key)!r}")
+    for key in ("context", "caption", "split", *_PATHS):
+        if not isinstance(said.get(key), str | None):
+            raise ManifestError(f"{where}: {key!r} must be a string; got {said[key]!r}")
+    fps = said.get("fps")
     if fps is not None and (
         isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps < float("inf")
     ):
         raise ManifestError(f"{where}: 'fps' must be a number of frames per second above 0; got {fps!r}")
     return Scene(
-        id=row["id"],
-        context=row["context"],
-        context_clip=_inside(row.get("context_clip"), "context_clip", folder, where),
-        video=_inside(row.get("video"), "video", folder, where),
-        caption=row.get("caption"),
+        id=said["id"],
+        context=said.get("context") or "",
+        context_clip=_file(row, "context_clip", need_files),
+        video=_file(row, "video", need_files),
+        caption=said.get("caption"),
         fps=fps,
-        split=row.get("split") or "train",
-        columns={key: value for key, value in row.items() if key not in _FIELDS},
+        split=said.get("split") or "train",
+        columns={key: value for key, value in said.items() if key not in _FIELDS},
     )
 
 
-def _inside(name: str | None, key: str, folder: Path, where: str) -> Path | None:
+def _file(row: Row, key: str, need: bool) -> Path | None:
+    name = row.values.get(key)
     if name is None:
         return None
-    path = (folder / name).resolve()
-    if not path.is_relative_to(folder.resolve()):
+    try:
+        path = inside(name, row.root)
+    except UnsafePath as error:
         raise ManifestError(
-            f"{where}: {key} {name!r} leaves the manifest's folder; move the file under {folder}"
+            f"{row.where}: {key} {name!r} leaves the manifest's folder; move the file under {row.root}, and "
+            f"name it from there (it {error})"
+        ) from error
+    if need and not is_there(path):
+        raise ManifestError(
+            f"{row.where}: {key} {name!r} is not there; put the file at {path}, or drop the line"
         )
-    if not path.is_file():
-        raise ManifestError(f"{where}: {key} {name!r} is not there; put the file at {path}, or drop the line")
     return path
 
 
@@ -121,34 +164,39 @@ def write_manifest(path: Path | str, rows: Iterable[Mapping[str, Any]]) -> None:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def read_clip(path: Path | str, max_frames: int | None = None) -> tuple[NDArray[np.uint8], float]:
-    """The frames (F, H, W, 3) uint8 of a video file, and its frames per second.
+def read_clip(
+    path: Path | str, max_frames: int | None = None, limits: Limits | None = None
+) -> tuple[NDArray[np.uint8], float]:
+    """The frames (F, H, W, 3) uint8 of a video, and its frames per second.
+
+    Args:
+        path: a file; or, through a shard or a table, what a manifest names in it.
+        max_frames: the first so many.
+        limits: on the file; by default those of ``Limits``.
 
     Raises:
-        ManifestError: the file holds no video that can be decoded.
+        ManifestError: it holds no video that can be decoded, or is more than the limits.
     """
+    limits = limits or Limits()
     frames: list[NDArray[np.uint8]] = []
+    # One for all frames, on one thread: starting either takes longer than converting a small frame.
+    to_rgb = VideoReformatter()
     try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise ManifestError(
-                    f"{path}: has no video stream; give an mp4 with pictures, or drop its line"
-                )
-            stream = container.streams.video[0]
-            fps = float(stream.average_rate or stream.guessed_rate or 0)
-            # One for all frames, on one thread: starting either takes longer than converting a small frame.
-            to_rgb = VideoReformatter()
-            for frame in container.decode(stream):
+        with opened(Path(path), limits) as container:
+            fps = frame_rate(container)
+            for _, frame in decoded(container, limits):
                 picture = to_rgb.reformat(frame, format="rgb24", threads=1)
                 frames.append(picture.to_ndarray().astype(np.uint8, copy=False))
+                if len(frames) * frames[0].nbytes > limits.max_clip_mb * 1e6:
+                    raise UnusableVideo(
+                        "too long", f"is longer in memory than max_clip_mb {limits.max_clip_mb:g}"
+                    )
                 if max_frames is not None and len(frames) == max_frames:
                     break
-    except (FFmpegError, OSError) as error:
-        raise ManifestError(
-            f"{path}: cannot be decoded ({error}); encode it again, or drop its line"
-        ) from error
-    if not frames or fps <= 0:
-        raise ManifestError(f"{path}: no frame could be decoded; encode it again, or drop its line")
+        if not frames:
+            raise UnusableVideo("broken", "has no frame that can be decoded")
+    except UnusableVideo as error:
+        raise ManifestError(f"{path}: {error}; encode it again, or drop its line") from error
     return np.stack(frames), fps
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 FAULTS = {
+    "400": (400, b"{}"),
     "401": (401, b"{}"),
     "429": (429, b"{}"),
     "500": (500, b"boom"),

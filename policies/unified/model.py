@@ -134,10 +134,30 @@ class UnifiedModel(nn.Module):
             connector: in place of the model's.
         """
         connector = connector or self.connector
+        hidden = self.read_texts(texts, template=template, clips=clips, connector=connector)
+        return self.translate(hidden, connector)
+
+    def read_texts(
+        self,
+        texts: Sequence[str],
+        *,
+        template: str = NEXT_SCENE,
+        clips: Sequence[np.ndarray | None] | None = None,
+        connector: Connector | None = None,
+    ) -> Tensor:
+        """What Qwen says at the queries, (B + 1, Q, W) fp32, the null row last; for ``translate``.
+
+        Arguments as ``encode_texts``.  Where neither Qwen nor the queries are trained it can be kept.
+        """
+        connector = connector or self.connector
         prompts = [*(template.format(text) for text in texts), ""]
         with self._used("comprehension"), autocast(self.device, self.compute_dtype):
             hidden = self.comprehension(prompts, connector.queries, [*(clips or [None] * len(texts)), None])
-        embeds = connector(hidden.float())
+        return hidden.float()
+
+    def translate(self, hidden: Tensor, connector: Connector | None = None) -> Condition:
+        """The condition of what ``read_texts`` gave."""
+        embeds = (connector or self.connector)(hidden)
         mask = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
         return Condition(embeds=embeds[:-1], mask=mask[:-1], null_embeds=embeds[-1:], null_mask=mask[-1:])
 

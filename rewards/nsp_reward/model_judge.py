@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rewards.nsp_reward.judging import Decision, Mode
-from rewards.nsp_reward.prompts import Prompts, filled, with_clips
-from rewards.nsp_reward.verdicts import FIRST_SECOND, PASS_FAIL, TOP_LOGPROBS, YES_NO, probability, verdict
-from rlnsp.chat import Answer, AnswerCache, FramesConfig, Question, sampled
+from rewards.nsp_reward.prompts import Prompts, with_clips
+from rewards.nsp_reward.verdicts import FIRST_SECOND, PASS_FAIL, TOP_LOGPROBS, YES_NO, probability
+from rlnsp.chat import Answer, AnswerCache, FramesConfig, Question, sampled, verdict
+from rlnsp.chat.templates import filled
 from rlnsp.types import Sample, Unscored
 
 T = TypeVar("T")

@@ -1,7 +1,5 @@
 """The prompts of a judge: text files that can be changed."""
 
-import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rlnsp.plugins import nearest
-from rlnsp.settings import ConfigError, require
+from rlnsp.chat.templates import PLACE, check_places, hashes, prompts_folder
+from rlnsp.settings import require
 
 PACKAGED = Path(__file__).with_name("prompts")
 PLACES = {
@@ -27,8 +25,6 @@ NEEDED = {
     "pairwise": ("caption", "judge", "pairwise"),
 }
 """The files that each mode reads; pairwise comparisons are explained by a judgement."""
-
-_PLACE = re.compile(r"\{(\w+)\}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +46,7 @@ class Prompts:
     @property
     def hashes(self) -> dict[str, str]:
         """SHA-256 of each text."""
-        return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in self.texts.items()}
+        return hashes(self.texts)
 
 
 def read_prompts(name_or_folder: str, mode: str) -> Prompts:
@@ -60,13 +56,7 @@ def read_prompts(name_or_folder: str, mode: str) -> Prompts:
         ConfigError: there is no such set; a file is missing, has no place for what it is about, or a place
             for something else; the checklist has no questions.
     """
-    packaged = {path.name for path in PACKAGED.iterdir() if path.is_dir()}
-    folder = PACKAGED / name_or_folder if name_or_folder in packaged else Path(name_or_folder).expanduser()
-    require(
-        folder.is_dir(),
-        f"prompts: there is no set and no folder {name_or_folder!r}{nearest(name_or_folder, packaged)}; "
-        f"packaged: {', '.join(sorted(packaged))}",
-    )
+    folder = prompts_folder(name_or_folder, PACKAGED)
     texts: dict[str, str] = {}
     for name in NEEDED[mode]:
         path = folder / f"{name}.txt"
@@ -76,7 +66,7 @@ def read_prompts(name_or_folder: str, mode: str) -> Prompts:
             f"prompts {name_or_folder!r} are for: {', '.join(_modes_of(folder)) or 'they are for none'}",
         )
         texts[name] = path.read_text(encoding="utf-8").strip()
-        _check_places(path, texts[name], PLACES.get(name))
+        check_places(path, texts[name], PLACES.get(name))
     prompts = Prompts(texts=texts)
     if mode == "checklist":
         questions = prompts.checklist
@@ -93,16 +83,11 @@ def read_prompts(name_or_folder: str, mode: str) -> Prompts:
     return prompts
 
 
-def filled(template: str, **texts: str) -> str:
-    """The template with its places filled; what is filled in is not looked into."""
-    return _PLACE.sub(lambda place: texts[place.group(1)], template)
-
-
 def with_clips(template: str, context: str, **clips: NDArray[np.uint8]) -> list[str | NDArray[np.uint8]]:
     """The template with clips in their places: texts and clips by turns."""
     content: list[str | NDArray[np.uint8]] = []
     # Splitting by a pattern with a group gives text, place, text, place, ..., text.
-    for number, part in enumerate(_PLACE.split(template)):
+    for number, part in enumerate(PLACE.split(template)):
         if number % 2 == 0 or part == "context":
             text = context if number % 2 else part
             if content and isinstance(content[-1], str):
@@ -118,18 +103,3 @@ def _modes_of(folder: Path) -> list[str]:
     return [
         mode for mode, names in NEEDED.items() if all((folder / f"{name}.txt").is_file() for name in names)
     ]
-
-
-def _check_places(path: Path, text: str, places: tuple[str, ...] | None) -> None:
-    if not text:
-        raise ConfigError(f"prompts: {path} is empty; write what the judge is asked")
-    if places is None:
-        return
-    found = set(_PLACE.findall(text))
-    wanted = ", ".join(f"{{{place}}}" for place in places) or "none"
-    for place in sorted(found - set(places)):
-        raise ConfigError(
-            f"prompts: {path} has a place {{{place}}}{nearest(place, places)}; it may have: {wanted}"
-        )
-    for place in sorted(set(places) - found):
-        raise ConfigError(f"prompts: {path} has no place {{{place}}}; it must have: {wanted}")

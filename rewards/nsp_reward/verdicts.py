@@ -18,23 +18,6 @@ _TOKENIZERS_SPACES = re.compile("[\u0120\u2581]")
 """How byte-level and SentencePiece tokenizers write a space, where a server gives tokens as they are."""
 
 
-def verdict(answer: Answer, words: tuple[str, str]) -> bool:
-    """Whether the answer is the first of two words, and not the second.
-
-    Its last line must be one of them and nothing else but punctuation, after "Verdict:" or "Answer:" if it
-    likes; case does not matter.  So a judge may think before, but not waver.
-
-    Raises:
-        Unscored: it is neither.
-    """
-    lines = [line for line in answer.text.splitlines() if line.strip()]
-    last = lines[-1] if lines else ""
-    found = re.fullmatch(rf"\W*(?:(?:verdict|answer)\W+)?({'|'.join(words)})\W*", last, re.IGNORECASE)
-    if not found:
-        raise Unscored(f"the judge says neither {words[0]} nor {words[1]}: {answer.text[:200]!r}")
-    return found.group(1).lower() == words[0].lower()
-
-
 def probability(answer: Answer, words: tuple[str, str]) -> float:
     """p(first) / (p(first) + p(second)), from where the answer's first token with letters in it stands.
 

@@ -5,6 +5,7 @@ from rlnsp.chat.client import ChatClient, NoProbabilities, NoServer
 from rlnsp.chat.frames import FramesConfig, sampled
 from rlnsp.chat.question import Answer, Question, Token
 from rlnsp.chat.settings import ChatConfig
+from rlnsp.chat.verdicts import verdict
 
 __all__ = [
     "Answer",
@@ -17,4 +18,5 @@ __all__ = [
     "Question",
     "Token",
     "sampled",
+    "verdict",
 ]

@@ -45,3 +45,7 @@ class AnswerCache:
         """Keep an answer; the first one stays."""
         with self._lock:
             self._file.execute("INSERT OR IGNORE INTO answers VALUES (?, ?)", (key, answer.to_json()))
+
+    def __len__(self) -> int:
+        with self._lock:
+            return self._file.execute("SELECT COUNT(*) FROM answers").fetchone()[0]

@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 from tenacity.wait import wait_random_exponential
@@ -64,6 +65,9 @@ class ChatClient:
         ]
         self._replicas = Replicas(self._servers, config.rest_s)
         self._places = asyncio.Semaphore(config.concurrency)
+        self._asking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self.answered = 0
+        """Questions that a server has answered; the cache's are not counted."""
 
     def connect(self) -> None:
         """See that every server answers and has the model; learn its name where none was given.
@@ -100,14 +104,17 @@ class ChatClient:
             NoProbabilities: the server does not tell them.
             ValueError: what came is not an answer.
         """
+        if self.cache is None:
+            return await self._in_place(question)
         key = question.key(self.identity())
-        if self.cache is not None and (known := self.cache.get(key)) is not None:
-            return known
-        async with self._places:
-            answer = await self._asked(question)
-        if self.cache is not None:
+        # Whoever asks the same at the same time waits for the answer, and finds it.
+        lock = self._asking.setdefault(key, asyncio.Lock())
+        async with lock:
+            if (known := self.cache.get(key)) is not None:
+                return known
+            answer = await self._in_place(question)
             self.cache.put(key, answer)
-        return answer
+            return answer
 
     def identity(self) -> dict[str, Any]:
         """Which model is asked, and how, as JSON; not where, since replicas answer alike."""
@@ -116,6 +123,12 @@ class ChatClient:
             "temperature": self.config.temperature,
             "extra_body": self.config.extra_body,
         }
+
+    async def _in_place(self, question: Question) -> Answer:
+        async with self._places:
+            answer = await self._asked(question)
+        self.answered += 1
+        return answer
 
     async def _asked(self, question: Question) -> Answer:
         from openai import APIConnectionError, APIStatusError

@@ -8,6 +8,7 @@ import openai
 import pytest
 
 from rlnsp.chat import Answer, AnswerCache, ChatClient, ChatConfig, NoProbabilities, NoServer, Question, Token
+from rlnsp.lane import in_background
 from rlnsp.settings import ConfigError
 from tests.chat_server import speaking
 from tests.judge_server import serving
@@ -49,6 +50,19 @@ def test_text_and_frames_arrive_as_they_were_asked_and_answers_in_order(server):
 def test_the_same_question_is_asked_once(server):
     assert len(set(client(server.url).answers([ask()] * 9))) == 1
     assert server.requests == 1
+
+
+def test_the_same_question_asked_meanwhile_waits_for_the_answer(tmp_path):
+    def slow(text, images):
+        time.sleep(0.05)
+        return "well"
+
+    cache = AnswerCache(tmp_path / "a.sqlite")
+    with speaking(slow) as server:
+        one = client(server.url, cache=cache)
+        found = [in_background(one.ask(ask(text))) for text in ("a?", "b?", "a?", "a?")]
+        assert {answer.result().text for answer in found} == {"well"}
+        assert server.requests == one.answered == len(cache) == 2
 
 
 def test_what_was_answered_before_is_not_asked_again(server, tmp_path):

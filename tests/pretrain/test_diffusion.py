@@ -12,6 +12,7 @@ from policies.unified.model import UnifiedModel
 from pretrain.clips import Clips
 from pretrain.diffusion import DiffusionConfig, _shift, encode_clips, train_diffusion
 from pretrain.loop import LoopConfig
+from pretrain.sources import InMemory
 from rlnsp.config import ConfigError
 from rlnsp.types import Condition
 from tests.policies.tiny import make_model
@@ -20,9 +21,9 @@ from tests.pretrain.conftest import MakeClips
 LOOP = LoopConfig(steps=2, batch_size=2, learning_rate=1e-2, warmup=1)
 
 
-def data_of(model: UnifiedModel, clips: Clips, folder: Path) -> dict[str, tuple[Clips, Tensor]]:
-    latents = encode_clips(model, clips, folder / "latents.safetensors")
-    return {"train": (clips, latents), "heldout": (clips, latents)}
+def data_of(model: UnifiedModel, clips: Clips, folder: Path) -> dict[str, InMemory]:
+    source = InMemory(clips, encode_clips(model, clips, folder / "latents.safetensors"))
+    return {"train": source, "heldout": source}
 
 
 def weights(model: UnifiedModel) -> dict[str, Tensor]:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from pretrain.turns import DESCRIBE, JUDGE
-from rewards.nsp_reward.prompts import NEEDED, PACKAGED, filled, read_prompts, with_clips
+from rewards.nsp_reward.prompts import NEEDED, PACKAGED, read_prompts, with_clips
+from rlnsp.chat.templates import filled
 from rlnsp.settings import ConfigError
 
 

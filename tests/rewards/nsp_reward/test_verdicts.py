@@ -2,8 +2,8 @@ import math
 
 import pytest
 
-from rewards.nsp_reward.verdicts import PASS_FAIL, YES_NO, probability, verdict
-from rlnsp.chat import Answer, Token
+from rewards.nsp_reward.verdicts import PASS_FAIL, YES_NO, probability
+from rlnsp.chat import Answer, Token, verdict
 from rlnsp.types import Unscored
 
 READ = [

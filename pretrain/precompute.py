@@ -1,0 +1,93 @@
+"""Shards of what a stage does not train: latents of clips, and what Qwen says at the queries of each text."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from pretrain.batches import Skipped
+from pretrain.sources import Precomputed, Videos
+from pretrain.tensor_shards import Made, TensorShards
+from rlnsp.dataset.video import UnusableVideo
+from rlnsp.types import Scene
+
+ROWS_A_FILE = 256
+"""At the paper's size a file of latents has 460 MB."""
+
+
+def precomputed(videos: Videos, folder: Path, stage: str, skipped: Skipped, console: Console) -> Precomputed:
+    """The same examples as ``videos`` has, of shards in ``folder``, which are made if they are not there.
+
+    Args:
+        videos: What to encode, and the model that does.
+        folder: Of one split.
+        stage: The sub-stage, on which the texts and the queries depend.
+        skipped: Gets what cannot be used.
+        console: For the progress.
+
+    Raises:
+        ConfigError: shards that were made of other clips or by another model.
+    """
+    model, n = videos.model, len(videos)
+    rows = digest_of_rows(videos.scenes)
+    size = {"num_frames": model.geometry.num_frames, "fps": model.geometry.fps, "shapes": videos.shapes}
+    latents = TensorShards(
+        folder / "latents", n, {"rows": rows, "vae": digest_of(model.vae.state_dict()), **size}, ROWS_A_FILE
+    )
+
+    def encoded(row: int) -> Made:
+        try:
+            frames = videos.load(row)
+        except UnusableVideo as error:
+            skipped.add(videos.scene(row), error)
+            return None, {"kind": error.kind, "why": str(error)}
+        return model.encode_frames(frames[None])[0], {"shape": frames.shape[1:3]}
+
+    _fill(latents, encoded, f"latents of {folder.name}", console)
+    hidden = None
+    if not model.connector.queries.requires_grad:
+        about = {
+            "rows": rows,
+            "text": videos.text,
+            "dtype": str(model.compute_dtype),
+            "comprehension": digest_of(model.comprehension.state_dict()),
+            "queries": digest_of({"queries": model.connector.queries}),
+        }
+        hidden = TensorShards(folder / f"conditions-{stage}", n, about, ROWS_A_FILE)
+        _fill(hidden, lambda row: (videos.hidden(row), {}), f"conditions of {folder.name}", console)
+    return Precomputed(videos, latents, hidden)
+
+
+def digest_of_rows(scenes: Sequence[Scene]) -> str:
+    """Of ids, texts and videos by name and size: not of their bytes, which would take as long as decoding."""
+    digest = hashlib.sha256()
+    for scene in scenes:
+        file = scene.video
+        size = file.stat().st_size if file is not None and file.is_file() else 0
+        name = "/".join(file.parts[-2:]) if file is not None else ""
+        digest.update(repr((scene.id, scene.context, scene.caption, name, size)).encode())
+    return digest.hexdigest()
+
+
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """Of names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        raw: Any = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        digest.update(raw.data)
+    return digest.hexdigest()
+
+
+def _fill(shards: TensorShards, make: Callable[[int], Made], what: str, console: Console) -> None:
+    text = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    with Progress(*text, TimeRemainingColumn(), console=console) as progress:
+        task = progress.add_task(what, total=shards.num_rows)
+        shards.fill(make, lambda rows: progress.update(task, completed=rows))

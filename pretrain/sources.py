@@ -1,0 +1,172 @@
+"""Where latents come from: clips in memory, videos as they are needed, or shards that were made before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from policies.latents import Geometry
+from policies.unified.comprehension import CAPTION, NEXT_SCENE
+from policies.unified.model import UnifiedModel
+from pretrain.batches import Example, Shape, Skipped
+from pretrain.clips import Clips
+from pretrain.sampling import sample_clip
+from pretrain.tensor_shards import TensorShards
+from rlnsp.dataset.safety import Limits
+from rlnsp.dataset.video import UnusableVideo
+from rlnsp.settings import ConfigError
+from rlnsp.types import Scene
+
+Text = Literal["caption", "context"]
+"""What the model reads: the clip's own caption, or the scene before it."""
+TEMPLATES = {"caption": CAPTION, "context": NEXT_SCENE}
+
+
+def text_of(scene: Scene, text: Text) -> str:
+    """What the model reads of a scene."""
+    return (scene.caption or "") if text == "caption" else scene.context
+
+
+class InMemory:
+    """Clips, all of one shape, and their latents (R, N, C)."""
+
+    def __init__(self, clips: Clips, latents: Tensor) -> None:
+        self.clips, self.latents = clips, latents
+        self.shape: Shape = (clips.frames.shape[2], clips.frames.shape[3])
+
+    def __len__(self) -> int:
+        return len(self.clips.scenes)
+
+    def scene(self, row: int) -> Scene:
+        """Of the clips."""
+        return self.clips.scenes[row]
+
+    def load(self, row: int) -> Tensor:
+        """(N, C)."""
+        return self.latents[row]
+
+    def example(self, row: int, loaded: Tensor) -> Example:
+        """It is all there."""
+        return Example(scene=self.scene(row), shape=self.shape, latents=loaded)
+
+
+class Videos:
+    """Videos, decoded, cut to size and encoded each time they are needed."""
+
+    def __init__(
+        self,
+        scenes: Sequence[Scene],
+        model: UnifiedModel,
+        shapes: Sequence[Shape],
+        limits: Limits,
+        text: Text,
+    ) -> None:
+        """Of the model's number of frames and rate; ``text`` is what the model reads.
+
+        Raises:
+            ConfigError: the VAE does not divide one of the shapes.
+        """
+        self.scenes, self.model, self.shapes, self.limits = scenes, model, shapes, limits
+        self.text: Text = text
+        for shape in shapes:
+            model.grid(geometry_of(model, shape))
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def scene(self, row: int) -> Scene:
+        """Of the manifest."""
+        return self.scenes[row]
+
+    def load(self, row: int) -> NDArray[np.uint8]:
+        """(F, H, W, 3)."""
+        return load_clip(self.scene(row), self.model.geometry, self.shapes, self.limits)
+
+    def example(self, row: int, loaded: NDArray[np.uint8]) -> Example:
+        """Each alone, so that its numbers do not depend on which others are in its batch."""
+        latents = self.model.encode_frames(loaded[None])[0].cpu()
+        shape = loaded.shape[1], loaded.shape[2]
+        return Example(scene=self.scene(row), shape=shape, latents=latents, hidden=self.hidden(row))
+
+    def hidden(self, row: int) -> Tensor | None:
+        """(Q, W), what Qwen says at the queries of the row's text; None where they are trained."""
+        if self.model.connector.queries.requires_grad:
+            return None
+        text, template = text_of(self.scene(row), self.text), TEMPLATES[self.text]
+        with torch.no_grad():
+            return self.model.read_texts([text], template=template)[0].cpu()
+
+
+class Precomputed:
+    """As ``Videos``, from shards; see ``pretrain.precompute``."""
+
+    def __init__(self, videos: Videos, latents: TensorShards, hidden: TensorShards | None) -> None:
+        self.videos, self.latents, self.hidden = videos, latents, hidden
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def scene(self, row: int) -> Scene:
+        """Of the manifest."""
+        return self.videos.scene(row)
+
+    def load(self, row: int) -> Example:
+        """All of it.
+
+        Raises:
+            UnusableVideo: it could not be encoded when the shards were made.
+        """
+        latents, note = self.latents.read(row)
+        if latents is None:
+            raise UnusableVideo(note["kind"], note["why"])
+        hidden = self.hidden.read(row)[0] if self.hidden is not None else None
+        shape = note["shape"][0], note["shape"][1]
+        return Example(scene=self.scene(row), shape=shape, latents=latents, hidden=hidden)
+
+    def example(self, row: int, loaded: Example) -> Example:
+        """It is all there."""
+        return loaded
+
+
+def geometry_of(model: UnifiedModel, shape: Shape) -> Geometry:
+    """The model's, of another height and width."""
+    own = model.geometry
+    return Geometry(num_frames=own.num_frames, height=shape[0], width=shape[1], fps=own.fps)
+
+
+def load_clip(scene: Scene, geometry: Geometry, shapes: Sequence[Shape], limits: Limits) -> NDArray[np.uint8]:
+    """A scene's clip (F, H, W, 3) in the nearest of the shapes.
+
+    Raises:
+        UnusableVideo: it cannot be used.
+    """
+    path = scene.video or Path()
+    if scene.video is None:
+        raise UnusableVideo("missing", "has no video")
+    return sample_clip(path, geometry.num_frames, geometry.fps, shapes, limits)
+
+
+def usable_clips(scenes: Sequence[Scene], geometry: Geometry, limits: Limits, skipped: Path) -> Clips:
+    """Every clip that can be used, in memory and of one shape, for the stages that want them so.
+
+    Raises:
+        ConfigError: none can; the file ``skipped`` has the reasons.
+    """
+    listed, kept, frames = Skipped(skipped), [], []
+    shape = geometry.height, geometry.width
+    for scene in scenes:
+        try:
+            frames.append(load_clip(scene, geometry, [shape], limits))
+        except UnusableVideo as error:
+            listed.add(scene, error)
+        else:
+            kept.append(scene)
+    if not kept:
+        raise ConfigError(f"no clip can be used; {skipped} has the reasons")
+    return Clips(scenes=kept, frames=np.stack(frames), fps=geometry.fps)
