@@ -1,11 +1,12 @@
 """How good a policy is on held-out scenes: every reward, and a measure that no reward optimises."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Generator
 
 from rlnsp.data import NUM_FUTURES, distances_to_nearest, true_clips
 from rlnsp.data_loss import DataLoss
@@ -23,6 +24,8 @@ DATA_LOSS = "data_loss"
 LOWER_IS_BETTER = (DISTANCE, DATA_LOSS)
 
 Weights = Literal["live", "ema"]
+MakeClips = Callable[[Sequence[Scene], Generator], list[Sample]]
+"""A clip a scene, in order; all that it draws comes from the generator."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +96,66 @@ def evaluate(
         keep: how many clips to keep.
         data_loss: measured too, on the scenes' true clips, where it is given.
     """
+    return evaluate_clips(
+        by_policy(policy, sampler, config, chunk_size),
+        scenes,
+        rewards,
+        config,
+        chunk_size=chunk_size,
+        how={**sampled_how(sampler, config), "weights": weights},
+        keep=keep,
+        data_loss=data_loss,
+    )
+
+
+def by_policy(policy: Policy, sampler: SamplerConfig, config: EvaluationConfig, chunk_size: int) -> MakeClips:
+    """Clips by the deterministic sampler."""
+    return lambda scenes, generator: sample_each(
+        policy,
+        scenes,
+        sampler,
+        generator,
+        chunk_size=chunk_size,
+        num_steps=config.num_steps,
+        guidance_scale=config.guidance_scale,
+    )
+
+
+def sampled_how(sampler: SamplerConfig, config: EvaluationConfig) -> dict[str, Any]:
+    """How ``by_policy`` samples, for the record."""
+    guidance = sampler.guidance_scale if config.guidance_scale is None else config.guidance_scale
+    return {
+        "sampler": "ode",
+        "num_steps": config.num_steps or sampler.num_steps,
+        "guidance_scale": guidance,
+    }
+
+
+def evaluate_clips(
+    make: MakeClips,
+    scenes: Sequence[Scene],
+    rewards: Sequence[BuiltReward],
+    config: EvaluationConfig,
+    *,
+    chunk_size: int,
+    how: dict[str, Any],
+    keep: int = 0,
+    data_loss: DataLoss | None = None,
+    seen: Callable[[Sequence[Sample], int], None] = lambda samples, number: None,
+) -> Evaluation:
+    """As ``evaluate``, of clips however they are made.
+
+    Args:
+        make: makes them, of at most ``chunk_size`` scenes a call.
+        scenes: held out.
+        rewards: each is a measure, weight or no weight.
+        config: seeds and bootstrap.
+        chunk_size: scenes measured at once.
+        how: what the record says of the making, beside the seeds.
+        keep: how many clips to keep.
+        data_loss: as in ``evaluate``.
+        seen: given every clip as it is made, with the number of its seed, counted from 0.
+    """
     seeds = range(config.seed, config.seed + config.num_seeds)
     generators = [Randomness(seed=seed).generator("evaluation") for seed in seeds]
     names = [reward.name for reward in rewards]
@@ -102,18 +165,9 @@ def evaluate(
     for start in range(0, len(scenes), chunk_size):  # scored a part at a time: all clips at once may not fit
         part = scenes[start : start + chunk_size]
         made = []
-        for generator in generators:
-            made.append(
-                sample_each(
-                    policy,
-                    part,
-                    sampler,
-                    generator,
-                    chunk_size=chunk_size,
-                    num_steps=config.num_steps,
-                    guidance_scale=config.guidance_scale,
-                )
-            )
+        for number, generator in enumerate(generators):
+            made.append(make(part, generator))
+            seen(made[-1], number)
         kept += made[0][: keep - len(kept)]
         raw = [score(rewards, samples).raw for samples in made]
         for name in names:
@@ -124,17 +178,10 @@ def evaluate(
         shape = made[0][0].frames.shape
         losses = data_loss.measure(scenes, shape, config.seed, chunk_size)
         scores.update({} if np.isnan(losses).all() else {DATA_LOSS: losses})
-    guidance = sampler.guidance_scale if config.guidance_scale is None else config.guidance_scale
     return Evaluation(
         scene_ids=[scene.id for scene in scenes],
         scores=scores,
-        how={
-            "sampler": "ode",
-            "num_steps": config.num_steps or sampler.num_steps,
-            "guidance_scale": guidance,
-            "seeds": list(seeds),
-            "weights": weights,
-        },
+        how={**how, "seeds": list(seeds)},
         bootstrap=config.bootstrap,
         samples=kept,
         explanations=explain(rewards, kept),

@@ -3,6 +3,8 @@ from pathlib import Path
 import pytest
 
 from rlnsp import config, plugins
+from rlnsp.benchmark import suite
+from rlnsp.data import heldout_scenes
 from rlnsp.randomness import Randomness
 from rlnsp.window import trained_steps
 
@@ -51,4 +53,13 @@ def test_a_recipe_trains_another_share_of_the_steps_each_iteration(name, share):
 
 
 def test_no_config_is_out_of_reach_of_a_name():
-    assert {path.suffix for path in ROOT.rglob("*") if path.is_file()} == {".yaml"}
+    data = {ROOT / "benchmarks" / "nsp.jsonl"}  # the prompts of the suite beside it
+    assert {path.suffix for path in ROOT.rglob("*") if path.is_file() and path not in data} == {".yaml"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_suite_loads_by_its_name_with_its_scenes(path):
+    asked = suite.load(path.stem)
+    run = suite.measured_by(config.load("world"), asked)
+    assert set(run.rewards) == set(asked.measures)
+    assert heldout_scenes(run.data, 4, 0)
