@@ -26,8 +26,9 @@ def bright(completions):
 SMALL = ["evaluation.num_steps=2", "evaluation.bootstrap=50"]
 
 
-def level(path: Path, value: int) -> str:
-    write_clip(path, np.full((2, 16, 16, 3), value, np.uint8), 8.0)
+def clip(path: Path, *levels: int) -> str:
+    """A frame of each brightness."""
+    write_clip(path, np.stack([np.full((16, 16, 3), level, np.uint8) for level in levels]), 8.0)
     return path.name
 
 
@@ -44,8 +45,8 @@ def place(tmp_path, monkeypatch):
             "id": f"s{i}",
             "context": f"Thing {i} moves.",
             "kind": "odd" if i % 2 else "even",
-            "context_clip": level(Path(f"before{i}.mp4"), 40),
-            "video": level(Path(f"after{i}.mp4"), 200),
+            "context_clip": clip(Path(f"before{i}.mp4"), 90, 40),
+            "video": clip(Path(f"after{i}.mp4"), 200, 200),
         }
         for i in range(6)
     ]

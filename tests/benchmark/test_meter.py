@@ -29,7 +29,7 @@ def test_the_peak_is_that_of_the_making_and_not_of_what_was_before():
     measured.around(allocating(lambda n: np.ones(n, np.uint8)))([], torch.Generator())
     assert small is not None
     assert measured.peak_bytes is not None
-    assert 0.95 * MANY < measured.peak_bytes - small < 1.2 * MANY
+    assert 0.99 * MANY < measured.peak_bytes - small < 1.2 * MANY
 
 
 def test_seconds_are_those_of_the_making():
