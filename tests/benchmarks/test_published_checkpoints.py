@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 
 from benchmarks import published_checkpoints as checks
-from benchmarks.published import PARTS
+from policies.published import PARTS
 from benchmarks.sparse_checkpoint import count, lay_out, shapes_of, write_hollow
 from policies.settings import Source
 from policies.unified.weights import load_vae

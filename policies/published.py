@@ -164,6 +164,23 @@ WAN_1_3B = {
 }
 WAN_VAE = {"base_dim": 96, "z_dim": 16, "dim_mult": [1, 2, 4, 4], "num_res_blocks": 2}
 
+HUBS = {
+    ("Qwen/Qwen2.5-VL-7B-Instruct", ""): "qwen",
+    ("Lightricks/LTX-Video", "transformer"): "ltx",
+    ("Lightricks/LTX-Video", "vae"): "ltx_vae",
+    ("Lightricks/LTX-Video", "text_encoder"): "t5",
+    ("Lightricks/LTX-Video-0.9.5", "transformer"): "ltx",
+    ("Lightricks/LTX-Video-0.9.5", "vae"): "ltx_vae_095",
+    ("Lightricks/LTX-Video-0.9.5", "text_encoder"): "t5",
+    ("Lightricks/LTX-Video-0.9.7-dev", "transformer"): "ltx_13b",
+    ("Lightricks/LTX-Video-0.9.7-dev", "vae"): "ltx_vae_095",
+    ("Lightricks/LTX-Video-0.9.7-dev", "text_encoder"): "t5",
+    ("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "transformer"): "wan",
+    ("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "vae"): "wan_vae",
+    ("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "text_encoder"): "umt5",
+}
+"""Which of ``PARTS`` a hub's repository and subfolder are."""
+
 PARTS: dict[str, Part] = {
     "qwen": Part(
         hub="Qwen/Qwen2.5-VL-7B-Instruct",
