@@ -2,7 +2,7 @@
 
 ``python -m benchmarks.plan_error [--write docs/scale.md]``
 
-Memory: the peak of torch's tensors that the profiler records while the very work is done on the embedded world's
+Memory: the peak of torch's tensors that the profiler records while the work is done by the embedded world's
 policy, weights left out, against the plan's count on fake tensors.
 """
 
@@ -11,10 +11,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from benchmarks.memory import peak_bytes
 from policies.unified import Unified
@@ -24,6 +26,7 @@ from rlnsp.plan.estimate import GIB, Plan, Rates, estimate
 from rlnsp.randomness import Randomness
 from rlnsp.rollout import rollout
 from rlnsp.settings import RunConfig
+from rlnsp.types import Condition
 from rlnsp.world import scenes
 
 MARKS = ("<!-- plan error -->", "<!-- /plan error -->")
@@ -51,7 +54,7 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def compared(batches: tuple[int, ...] = (4, 24)) -> Iterator[Compared]:
+def compared(batches: tuple[int, ...] = (2, 8)) -> Iterator[Compared]:
     """A model call, a training step and a decoding, by batch and settings; and a whole rollout."""
     for name, own in CASES.items():
         settings = Unified.Config(device="cpu", **own)
@@ -63,17 +66,9 @@ def compared(batches: tuple[int, ...] = (4, 24)) -> Iterator[Compared]:
             x = policy.noise(batch, torch.Generator().manual_seed(0))
             sigma = torch.full((batch,), 0.7)
 
-            def call(train: bool, x: Any = x, sigma: Any = sigma, taken: Any = taken) -> None:
-                with torch.set_grad_enabled(train):
-                    v = policy.velocity(x, sigma, taken)
-                    if train:
-                        v.pow(2).mean().backward()
-                for _, parameter in policy.named_trainable():
-                    parameter.grad = None
-
             for train in (False, True):
                 cost = (costs.of_training if train else costs.of_calls)(outline, batch, 1.0)
-                measured = least(lambda train=train, call=call: call(train))
+                measured = least(partial(_call, policy, x, sigma, taken, train))
                 what = f"{name}: {'training step' if train else 'model call'} of {batch}"
                 yield Compared(what=what, planned=cost.bytes, measured=measured)
     settings = Unified.Config(device="cpu")
@@ -83,16 +78,27 @@ def compared(batches: tuple[int, ...] = (4, 24)) -> Iterator[Compared]:
         x = policy.noise(batch, generator)
         measured = least(lambda x=x: policy.decode(x, generator))
         yield Compared(
-            what=f"decoding of {batch}", planned=costs.of_decoding(outline, min(batch, 16)).bytes, measured=measured
+            what=f"decoding of {batch}",
+            planned=costs.of_decoding(outline, min(batch, 16)).bytes,
+            measured=measured,
         )
     yield of_rollout(policy, outline)
+
+
+def _call(policy: Unified, x: Tensor, sigma: Tensor, condition: Condition, train: bool) -> None:
+    with torch.set_grad_enabled(train):
+        v = policy.velocity(x, sigma, condition)
+        if train:
+            v.pow(2).mean().backward()
+    for _, parameter in policy.named_trainable():
+        parameter.grad = None
 
 
 def of_rollout(policy: Unified, outline: Any) -> Compared:
     """A rollout whose kept steps weigh more than its model calls."""
     overrides = ["algorithm.use=grpo", "sampler.rule=cps", "sampler.window.size=6", "sampler.num_steps=8"]
-    overrides += ["sampler.same_noise=true", "trainer.scenes_per_iteration=8", "trainer.group_size=64"]
-    run = config.load("world", [*overrides, "trainer.micro_batch_size=4", "trainer.ema_decay=null"])
+    overrides += ["sampler.same_noise=true", "trainer.scenes_per_iteration=4", "trainer.group_size=32"]
+    run = config.load("world", [*overrides, "trainer.micro_batch_size=8", "trainer.ema_decay=null"])
     plan = planned(run)
     chosen = scenes("train", run.trainer.scenes_per_iteration, 0)
 
@@ -119,7 +125,7 @@ def planned(run: RunConfig) -> Plan:
     return estimate(run, outline, devices=1, memory=80 * GIB, rates=Rates())
 
 
-def least(work: Callable[[], None], times: int = 2) -> int:
+def least(work: Callable[[], None], times: int = 1) -> int:
     """Of several: the first also takes what is kept for good."""
     return min(peak_bytes(work) for _ in range(times))
 
@@ -128,17 +134,26 @@ def table(rows: list[Compared]) -> str:
     """Markdown."""
     lines = ["| | planned, MiB | measured, MiB | error |", "|---|---|---|---|"]
     lines += [
-        f"| {row.what} | {row.planned / MIB:.1f} | {row.measured / MIB:.1f} | {row.error:+.0%} |" for row in rows
+        f"| {row.what} | {row.planned / MIB:.1f} | {row.measured / MIB:.1f} | {row.error:+.0%} |"
+        for row in rows
     ]
     return "\n".join(lines)
 
 
 def main() -> None:
     """Measure, print, and write where asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", type=Path, metavar="PAGE", help=f"put the table between {' and '.join(MARKS)}")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--write", type=Path, metavar="PAGE", help=f"put the table between {' and '.join(MARKS)}"
+    )
     args = parser.parse_args()
-    text = table(list(compared()))
+    rows = []
+    for row in compared():
+        rows.append(row)
+        print(row.what, f"{row.error:+.1%}", flush=True)
+    text = table(rows)
     print(text)
     if args.write:
         page = args.write.read_text(encoding="utf-8")

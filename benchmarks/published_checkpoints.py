@@ -25,12 +25,12 @@ import transformers
 from torch import nn
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from policies.published import PARTS, Part
 from benchmarks.random_wan import letters
 from benchmarks.sparse_checkpoint import lay_out, shapes_of
 from policies.lora import add_lora
 from policies.ltx import ltx_scheduler
 from policies.ltx_video.policy import LTXVideoSettings
+from policies.published import PARTS, Part
 from policies.settings import Lora, Source
 from policies.unified import Unified
 from policies.wan.policy import WanSettings
@@ -187,7 +187,7 @@ def table(opened: Mapping[str, Opened]) -> str:
     ]
     for part in PARTS.values():
         found = figures(part)
-        says = {None: "", True: "to the byte", False: "**no**"}[found["agrees"]]
+        says = {None: "", True: "exactly", False: "**no**"}[found["agrees"]]
         lines.append(
             f"| {part.hub} | `{part.class_name}` | {found['tensors']:,} | {found['parameters']:,} | "
             f"{part.source} | {says} |"

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from policies.files import read_json
-from policies.latents import unpack
+from policies.latents import to_bytes, unpack
 from policies.loading import where
 from policies.lora import add_lora
 from policies.published import HUBS, PARTS
 from policies.settings import Source
 from rlnsp.plan.outline import Outline, Part, Velocity
-from rlnsp.pretrained import DTYPES, load
+from rlnsp.pretrained import load
 from rlnsp.settings import ConfigError
 
 TEXT_TOKENS = 64
@@ -92,7 +92,7 @@ def outline(
 
     def decoder() -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
         model = model_of(1)
-        return model.vae, lambda x: pixels(model, unpack(x, grid_of(model)))
+        return model.vae, lambda x: to_bytes(pixels(model, unpack(x, grid_of(model))))
 
     adapted, _ = denoiser(blocks)
     grid = grid_of(model_of(1))
@@ -135,6 +135,3 @@ def require_adapter_alone(config: Any) -> None:
             raise ConfigError(
                 f"policy.config.{name}: rlnsp plan counts the adapter's training alone; plan without it"
             )
-
-
-__all__ = ["DTYPES", "outline", "own_settings", "require_adapter_alone", "text_encoder_only", "without_weights"]

@@ -82,7 +82,7 @@ LTX_VAE_095 = {
     "upsample_factor": [2, 2, 2],
     "upsample_residual": [True, True, True],
 }
-QWEN_7B = {
+QWEN_7B: dict[str, Any] = {
     "architectures": ["Qwen2_5_VLForConditionalGeneration"],
     "attention_dropout": 0.0,
     "bos_token_id": 151643,
@@ -128,6 +128,18 @@ QWEN_7B = {
     "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
     "vocab_size": 152064,
 }
+QWEN_3B: dict[str, Any] = {
+    **QWEN_7B,
+    "hidden_size": 2048,
+    "intermediate_size": 11008,
+    "max_window_layers": 70,
+    "num_attention_heads": 16,
+    "num_hidden_layers": 36,
+    "num_key_value_heads": 2,
+    "tie_word_embeddings": True,
+    "vision_config": {**QWEN_7B["vision_config"], "out_hidden_size": 2048},
+    "vocab_size": 151936,
+}
 T5_XXL = {
     "architectures": ["T5EncoderModel"],
     "d_ff": 10240,
@@ -166,6 +178,7 @@ WAN_VAE = {"base_dim": 96, "z_dim": 16, "dim_mult": [1, 2, 4, 4], "num_res_block
 
 HUBS = {
     ("Qwen/Qwen2.5-VL-7B-Instruct", ""): "qwen",
+    ("Qwen/Qwen2.5-VL-3B-Instruct", ""): "qwen_3b",
     ("Lightricks/LTX-Video", "transformer"): "ltx",
     ("Lightricks/LTX-Video", "vae"): "ltx_vae",
     ("Lightricks/LTX-Video", "text_encoder"): "t5",
@@ -191,6 +204,17 @@ PARTS: dict[str, Part] = {
         parameters=16_584_333_312 // 2,
         source="total_size of its index, 16,584,333,312 bytes of bf16",
         shards=5,
+        renamed={"model.visual.": "visual.", "model.language_model.": "model."},
+    ),
+    "qwen_3b": Part(
+        hub="Qwen/Qwen2.5-VL-3B-Instruct",
+        library="transformers",
+        class_name="Qwen2_5_VLForConditionalGeneration",
+        config=QWEN_3B,
+        dtype="bf16",
+        parameters=3_754_622_976,
+        source="3,754,622,976 parameters, as those who load it count",
+        shards=2,
         renamed={"model.visual.": "visual.", "model.language_model.": "model."},
     ),
     "ltx": Part(

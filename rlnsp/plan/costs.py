@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -65,7 +66,7 @@ def _call(outline: Outline, blocks: int, batch: int, guidance_scale: float, *, t
     return tallied(module, work)
 
 
-def _over_blocks(outline: Outline, counted) -> Cost:  # noqa: ANN001
+def _over_blocks(outline: Outline, counted: Callable[[int], Tally]) -> Cost:
     """From two and three blocks to all of them: what a block adds, it adds each time."""
     two, three = counted(2), counted(3)
     more = outline.blocks - 2

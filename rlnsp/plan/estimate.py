@@ -6,8 +6,10 @@ context, a cache's fragments and a kernel's own workspace are not counted: ``RES
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from statistics import mean
 
 from rlnsp.plan import costs
 from rlnsp.plan.outline import Outline
@@ -80,8 +82,8 @@ def estimate(run: RunConfig, outline: Outline, *, devices: int, memory: float, r
     trainer, sampler = run.trainer, run.sampler
     require(
         trainer.scenes_per_iteration % devices == 0,
-        f"trainer.scenes_per_iteration {trainer.scenes_per_iteration} cannot be spread over {devices} devices; "
-        f"let it be a multiple of {devices}",
+        f"trainer.scenes_per_iteration {trainer.scenes_per_iteration} cannot be spread over {devices} "
+        f"devices; let it be a multiple of {devices}",
     )
     groups = trainer.scenes_per_iteration // devices
     samples = groups * trainer.group_size
@@ -104,9 +106,11 @@ def estimate(run: RunConfig, outline: Outline, *, devices: int, memory: float, r
     kept = samples * trained * latent
     flops = {
         "reading": costs.of_reading(outline, groups + 1),
-        "rollout": one_call.flops * _mean(_calls(run, groups, samples, steps[0]) for steps in windows),
+        "rollout": one_call.flops * mean(_calls(run, groups, samples, steps[0]) for steps in windows),
         "decoding": decoding.flops / min(outline.decode_batch_size, rollout_batch) * samples,
-        "training": (step.flops + _references(run) * one_call.flops) * transitions * trainer.updates_per_rollout,
+        "training": (step.flops + _references(run) * one_call.flops)
+        * transitions
+        * trainer.updates_per_rollout,
     }
     peak = rates.tflops * 1e12
     return Plan(
@@ -121,8 +125,11 @@ def estimate(run: RunConfig, outline: Outline, *, devices: int, memory: float, r
             "conditions": (groups + 1) * length * width * FP32,
         },
         phases={
-            # What the rollout keeps is a list of tensors a step; it is put together at the end, when both are there.
-            "rollout": {"steps kept": _assembled(kept, trained, samples * latent), "a model call": calls.bytes},
+            # What the rollout keeps are lists; at the end, when they are joined, both are there.
+            "rollout": {
+                "steps kept": samples * latent * (1 + max(map(_joining, windows))),
+                "a model call": calls.bytes,
+            },
             "decoding": {"steps kept": 3 * kept, "decoding": decoding.bytes},
             "training": {
                 "steps kept": 3 * kept + samples * latent,
@@ -139,13 +146,14 @@ def estimate(run: RunConfig, outline: Outline, *, devices: int, memory: float, r
     )
 
 
-def _assembled(kept: float, trained: int, last: float) -> float:
-    """Bytes at the end of ``rollout``, while the last of x, x_next and mean is stacked and joined.
+def _joining(steps: Sequence[int]) -> int:
+    """Latents a sample at the end of ``rollout``, while the last of x, x_next and mean is stacked and joined.
 
-    The steps' noise, and as lists x and x_next (which share all but one step) and means: 3 and a step; x and
-    x_next joined already: 2; the means stacked, then joined: 2.
+    As lists x and x_next, which two steps in a row share, and the means; the noise; x and x_next joined
+    already; the means stacked, and joined.
     """
-    return 7 * kept + kept / max(trained, 1) + last
+    shared = sum(after == before + 1 for before, after in pairwise(steps))
+    return 2 * len(steps) - shared + 6 * len(steps)
 
 
 def _calls(run: RunConfig, groups: int, samples: int, first: int) -> float:
@@ -159,8 +167,3 @@ def _calls(run: RunConfig, groups: int, samples: int, first: int) -> float:
 def _references(run: RunConfig) -> int:
     """Calls without gradient for a transition: of the policy before RL."""
     return int(run.algorithm.config.get("kl_coefficient", 0) > 0)
-
-
-def _mean(values) -> float:  # noqa: ANN001
-    found = list(values)
-    return sum(found) / len(found)

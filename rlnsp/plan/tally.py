@@ -1,7 +1,7 @@
 """Floating-point operations and the peak of memory of any piece of torch code, counted and not done.
 
-The code runs on fake tensors, which have a shape, a type and a device and no numbers, so that it takes a moment
-at any size, and the very code of a run is counted: its autocasts, its adapters, its checkpointing.
+The code runs on fake tensors, which have a shape, a type and a device but no numbers, so that it takes a
+moment at any size, and the very code of a run is counted: its autocasts, its adapters, its checkpointing.
 """
 
 from __future__ import annotations
@@ -78,8 +78,7 @@ class Tally(TorchDispatchMode):
 def tallied(module: nn.Module, work: Callable[[], Any]) -> Tally:
     """What ``work`` with ``module``, which is on the meta device, takes.
 
-    ``work`` makes its own tensors; it runs on a CPU that is not there, since the kinds of operations that autocast knows depend on the
-    device.
+    ``work`` makes its own tensors.  All are on a CPU that is not there, since autocast wants a device.
     """
     mode = FakeTensorMode()
     for one in module.modules():
