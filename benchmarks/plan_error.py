@@ -21,11 +21,10 @@ from torch import Tensor
 from benchmarks.memory import peak_bytes
 from policies.unified import Unified
 from rlnsp import config
-from rlnsp.plan import costs
-from rlnsp.plan.estimate import GIB, Plan, Rates, estimate
+from rlnsp.plan.costs import Costs
+from rlnsp.plan.estimate import GIB, Rates, estimate
 from rlnsp.randomness import Randomness
 from rlnsp.rollout import rollout
-from rlnsp.settings import RunConfig
 from rlnsp.types import Condition
 from rlnsp.world import scenes
 
@@ -58,7 +57,7 @@ def compared(batches: tuple[int, ...] = (2, 8)) -> Iterator[Compared]:
     """A model call, a training step and a decoding, by batch and settings; and a whole rollout."""
     for name, own in CASES.items():
         settings = Unified.Config(device="cpu", **own)
-        policy, outline = Unified(settings), Unified.outline(settings)
+        policy, costs = Unified(settings), Costs(Unified.outline(settings))
         with torch.no_grad():
             condition = policy.encode(scenes("train", max(batches), 0))
         for batch in batches:
@@ -67,22 +66,22 @@ def compared(batches: tuple[int, ...] = (2, 8)) -> Iterator[Compared]:
             sigma = torch.full((batch,), 0.7)
 
             for train in (False, True):
-                cost = (costs.of_training if train else costs.of_calls)(outline, batch, 1.0)
+                cost = (costs.of_training if train else costs.of_calls)(batch, 1.0)
                 measured = least(partial(_call, policy, x, sigma, taken, train))
                 what = f"{name}: {'training step' if train else 'model call'} of {batch}"
                 yield Compared(what=what, planned=cost.bytes, measured=measured)
     settings = Unified.Config(device="cpu")
-    policy, outline = Unified(settings), Unified.outline(settings)
+    policy, costs = Unified(settings), Costs(Unified.outline(settings))
     generator = torch.Generator().manual_seed(0)
     for batch in batches:
         x = policy.noise(batch, generator)
         measured = least(lambda x=x: policy.decode(x, generator))
         yield Compared(
             what=f"decoding of {batch}",
-            planned=costs.of_decoding(outline, min(batch, 16)).bytes,
+            planned=costs.of_decoding(min(batch, 16)).bytes,
             measured=measured,
         )
-    yield of_rollout(policy, outline)
+    yield of_rollout(policy, costs)
 
 
 def _call(policy: Unified, x: Tensor, sigma: Tensor, condition: Condition, train: bool) -> None:
@@ -94,12 +93,12 @@ def _call(policy: Unified, x: Tensor, sigma: Tensor, condition: Condition, train
         parameter.grad = None
 
 
-def of_rollout(policy: Unified, outline: Any) -> Compared:
+def of_rollout(policy: Unified, costs: Costs) -> Compared:
     """A rollout whose kept steps weigh more than its model calls."""
     overrides = ["algorithm.use=grpo", "sampler.rule=cps", "sampler.window.size=6", "sampler.num_steps=8"]
     overrides += ["sampler.same_noise=true", "trainer.scenes_per_iteration=4", "trainer.group_size=32"]
     run = config.load("world", [*overrides, "trainer.micro_batch_size=8", "trainer.ema_decay=null"])
-    plan = planned(run)
+    plan = estimate(run, costs, devices=1, memory=80 * GIB, rates=Rates())
     chosen = scenes("train", run.trainer.scenes_per_iteration, 0)
 
     def work() -> None:
@@ -117,12 +116,6 @@ def of_rollout(policy: Unified, outline: Any) -> Compared:
     return Compared(
         what=f"rollout of {plan.samples} with 6 steps kept", planned=sum(sizes.values()), measured=least(work)
     )
-
-
-def planned(run: RunConfig) -> Plan:
-    """Of the shipped policy, on one device."""
-    outline = Unified.outline(Unified.Config(device="cpu"))
-    return estimate(run, outline, devices=1, memory=80 * GIB, rates=Rates())
 
 
 def least(work: Callable[[], None], times: int = 1) -> int:

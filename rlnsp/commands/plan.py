@@ -46,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from rlnsp.plan import report
+    from rlnsp.plan.costs import Costs
     from rlnsp.plan.estimate import Plan, Rates, estimate
     from rlnsp.plan.outline import Outlines
     from rlnsp.plan.remedies import remedies
@@ -57,11 +58,14 @@ def run(args: argparse.Namespace) -> int:
             "see rlnsp.plan.outline.Outlines"
         )
     rates = Rates(tflops=args.tflops, mfu=args.mfu)
+    known: dict[str, Costs] = {}
 
     def plan_of(one: RunConfig) -> Plan:
-        outline = kind.outline(config.plugin_settings("policies", one.policy, "policy"))
+        policy = json.dumps(one.policy.config)
+        if policy not in known:
+            known[policy] = Costs(kind.outline(config.plugin_settings("policies", one.policy, "policy")))
         # A card's gigabytes are of 1e9 in its name and nearly of 2^30 in its memory.
-        return estimate(one, outline, devices=args.gpus, memory=args.memory_gb * 1e9, rates=rates)
+        return estimate(one, known[policy], devices=args.gpus, memory=args.memory_gb * 1e9, rates=rates)
 
     with Console(stderr=True).status("counting on tensors that are not there"):
         plan = plan_of(run_config)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -20,18 +19,46 @@ class Cost:
     bytes: float
 
 
-def of_calls(outline: Outline, batch: int, guidance_scale: float) -> Cost:
-    """One call of the denoiser on ``batch`` samples, without gradient."""
-    return _over_blocks(outline, lambda blocks: _call(outline, blocks, batch, guidance_scale, train=False))
+class Costs:
+    """What one model call, one training step and one decoding take; each is counted once."""
+
+    def __init__(self, outline: Outline) -> None:
+        self.outline = outline
+        self._known: dict[tuple[str, int, float], Cost] = {}
+
+    def of_calls(self, batch: int, guidance_scale: float) -> Cost:
+        """A call of the denoiser on ``batch`` samples, without gradient."""
+        return self._once("calls", batch, guidance_scale)
+
+    def of_training(self, batch: int, guidance_scale: float) -> Cost:
+        """Forward and backward on ``batch`` transitions, what checkpointing does again included."""
+        return self._once("training", batch, guidance_scale)
+
+    def of_decoding(self, batch: int) -> Cost:
+        """``batch`` clips, as many at once."""
+        return self._once("decoding", batch, 1.0)
+
+    def of_reading(self, rows: int) -> float:
+        """Operations: two a parameter and token."""
+        return 2.0 * self.outline.read_parameters * self.outline.read_tokens * rows
+
+    def _once(self, kind: str, batch: int, guidance_scale: float) -> Cost:
+        key = kind, batch, guidance_scale
+        if key not in self._known:
+            if kind == "decoding":
+                self._known[key] = _decoding(self.outline, batch)
+            else:
+                train = kind == "training"
+                two, three = (_call(self.outline, n, batch, guidance_scale, train=train) for n in (2, 3))
+                more = self.outline.blocks - 2  # what a block adds, it adds each time
+                self._known[key] = Cost(
+                    flops=two.flops + more * (three.flops - two.flops),
+                    bytes=two.peak + more * (three.peak - two.peak),
+                )
+        return self._known[key]
 
 
-def of_training(outline: Outline, batch: int, guidance_scale: float) -> Cost:
-    """Forward and backward on ``batch`` transitions, what checkpointing does again included."""
-    return _over_blocks(outline, lambda blocks: _call(outline, blocks, batch, guidance_scale, train=True))
-
-
-def of_decoding(outline: Outline, batch: int) -> Cost:
-    """``batch`` clips, as many at once."""
+def _decoding(outline: Outline, batch: int) -> Cost:
     module, decode = outline.decoder()
 
     def work() -> None:
@@ -40,11 +67,6 @@ def of_decoding(outline: Outline, batch: int) -> Cost:
 
     tally = tallied(module, work)
     return Cost(flops=tally.flops, bytes=tally.peak)
-
-
-def of_reading(outline: Outline, rows: int) -> float:
-    """Operations: two a parameter and token."""
-    return 2.0 * outline.read_parameters * outline.read_tokens * rows
 
 
 def _call(outline: Outline, blocks: int, batch: int, guidance_scale: float, *, train: bool) -> Tally:
@@ -64,12 +86,3 @@ def _call(outline: Outline, blocks: int, batch: int, guidance_scale: float, *, t
                 v.pow(2).mean().backward()
 
     return tallied(module, work)
-
-
-def _over_blocks(outline: Outline, counted: Callable[[int], Tally]) -> Cost:
-    """From two and three blocks to all of them: what a block adds, it adds each time."""
-    two, three = counted(2), counted(3)
-    more = outline.blocks - 2
-    return Cost(
-        flops=two.flops + more * (three.flops - two.flops), bytes=two.peak + more * (three.peak - two.peak)
-    )

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import mean
 
-from rlnsp.plan import costs
-from rlnsp.plan.outline import Outline
+from rlnsp.plan.costs import Costs
 from rlnsp.randomness import Randomness
 from rlnsp.rollout import replay_guidance_scale
 from rlnsp.settings import RunConfig, require
@@ -73,13 +72,13 @@ class Plan:
         return self.peak <= self.memory * (1 - RESERVE)
 
 
-def estimate(run: RunConfig, outline: Outline, *, devices: int, memory: float, rates: Rates) -> Plan:
+def estimate(run: RunConfig, costs: Costs, *, devices: int, memory: float, rates: Rates) -> Plan:
     """The plan of a run whose groups are spread over ``devices`` equal ones, each with the whole policy.
 
     Raises:
         ConfigError: the groups cannot be spread.
     """
-    trainer, sampler = run.trainer, run.sampler
+    outline, trainer, sampler = costs.outline, run.trainer, run.sampler
     require(
         trainer.scenes_per_iteration % devices == 0,
         f"trainer.scenes_per_iteration {trainer.scenes_per_iteration} cannot be spread over {devices} "
@@ -95,22 +94,21 @@ def estimate(run: RunConfig, outline: Outline, *, devices: int, memory: float, r
     rollout_batch = min(trainer.rollout_batch_size or trainer.micro_batch_size, samples)
     micro_batch = min(trainer.micro_batch_size, transitions)
 
-    one_call = costs.of_calls(outline, 1, sampler.guidance_scale)
-    calls = costs.of_calls(outline, rollout_batch, sampler.guidance_scale)
-    step = costs.of_training(outline, 1, replay_guidance_scale(sampler))
-    training = costs.of_training(outline, micro_batch, replay_guidance_scale(sampler))
-    decoding = costs.of_decoding(outline, min(outline.decode_batch_size, rollout_batch))
+    decode_batch = min(outline.decode_batch_size, rollout_batch)
+    calls = costs.of_calls(rollout_batch, sampler.guidance_scale)
+    training = costs.of_training(micro_batch, replay_guidance_scale(sampler))
+    decoding = costs.of_decoding(decode_batch)
+    # Operations are in proportion to the batch.
+    one_call, step = calls.flops / rollout_batch, training.flops / micro_batch
 
     latent = outline.latent[0] * outline.latent[1] * FP32
     length, width = outline.condition
     kept = samples * trained * latent
     flops = {
-        "reading": costs.of_reading(outline, groups + 1),
-        "rollout": one_call.flops * mean(_calls(run, groups, samples, steps[0]) for steps in windows),
-        "decoding": decoding.flops / min(outline.decode_batch_size, rollout_batch) * samples,
-        "training": (step.flops + _references(run) * one_call.flops)
-        * transitions
-        * trainer.updates_per_rollout,
+        "reading": costs.of_reading(groups + 1),
+        "rollout": one_call * mean(_calls(run, groups, samples, steps[0]) for steps in windows),
+        "decoding": decoding.flops / decode_batch * samples,
+        "training": (step + _references(run) * one_call) * transitions * trainer.updates_per_rollout,
     }
     peak = rates.tflops * 1e12
     return Plan(

@@ -8,8 +8,8 @@ import torch
 from safetensors import safe_open
 
 from benchmarks import published_checkpoints as checks
-from policies.published import PARTS
 from benchmarks.sparse_checkpoint import count, lay_out, shapes_of, write_hollow
+from policies.published import PARTS
 from policies.settings import Source
 from policies.unified.weights import load_vae
 from rlnsp.settings import ConfigError

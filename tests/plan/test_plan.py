@@ -8,9 +8,10 @@ import torch
 
 from policies.unified import Unified
 from rlnsp import cli, config
-from rlnsp.plan import costs
+from rlnsp.plan import report
+from rlnsp.plan.costs import Costs
 from rlnsp.plan.estimate import GIB, RESERVE, Rates, estimate
-from rlnsp.plan.remedies import remedies
+from rlnsp.plan.remedies import Remedy, remedies
 
 GRPO = ["algorithm.use=grpo", "sampler.rule=cps", "sampler.window.size=3", "sampler.same_noise=true"]
 SMALL = ["trainer.scenes_per_iteration=4", "trainer.group_size=8", "trainer.micro_batch_size=16"]
@@ -22,12 +23,17 @@ def outline():
 
 
 @pytest.fixture(scope="module")
+def costs(outline):
+    return Costs(outline)
+
+
+@pytest.fixture(scope="module")
 def run():
     return config.load("world", [*GRPO, *SMALL])
 
 
-def planned(run, outline, devices=1, memory=80 * GIB):
-    return estimate(run, outline, devices=devices, memory=memory, rates=Rates())
+def planned(run, costs, devices=1, memory=80 * GIB):
+    return estimate(run, costs, devices=devices, memory=memory, rates=Rates())
 
 
 def test_an_outline_has_the_sizes_of_the_policy(outline):
@@ -45,61 +51,66 @@ def test_an_outline_has_the_sizes_of_the_policy(outline):
     assert outline.condition == tuple(condition.embeds.shape[1:])
 
 
-def test_operations_grow_with_the_batch_and_double_with_guidance(outline):
-    one, four = (costs.of_calls(outline, batch, 1.0).flops for batch in (1, 4))
+def test_operations_grow_with_the_batch_and_double_with_guidance(costs):
+    one, four = (costs.of_calls(batch, 1.0).flops for batch in (1, 4))
     assert four == 4 * one
-    assert costs.of_calls(outline, 1, 3.0).flops == 2 * one
-    trained = costs.of_training(outline, 1, 1.0).flops
+    assert costs.of_calls(1, 3.0).flops == 2 * one
+    trained = costs.of_training(1, 1.0).flops
     assert 2 * one < trained < 3 * one  # frozen weights have no gradient, the adapter's are small
 
 
-def test_what_a_rollout_computes_once_a_group_is_not_counted_for_each_sample(run, outline):
-    shared = planned(run, outline).flops["rollout"]
-    apart = planned(replace(run, sampler=replace(run.sampler, same_noise=False)), outline).flops["rollout"]
+def test_what_a_rollout_computes_once_a_group_is_not_counted_for_each_sample(run, costs):
+    shared = planned(run, costs).flops["rollout"]
+    apart = planned(replace(run, sampler=replace(run.sampler, same_noise=False)), costs).flops["rollout"]
     # 4 groups x 1 step + 32 samples x 7, in place of 32 x 8.
     assert shared / apart == pytest.approx((4 * 1 + 32 * 7) / (32 * 8))
 
 
-def test_devices_share_the_groups_and_each_has_the_policy(run, outline):
-    one, two = (planned(run, outline, devices=n) for n in (1, 2))
+def test_devices_share_the_groups_and_each_has_the_policy(run, costs):
+    one, two = (planned(run, costs, devices=n) for n in (1, 2))
     assert two.samples == one.samples / 2
     assert two.flops["training"] == one.flops["training"] / 2
     assert two.stays["weights of the transformer"] == one.stays["weights of the transformer"]
     with pytest.raises(config.ConfigError, match="multiple of 3"):
-        planned(run, outline, devices=3)
+        planned(run, costs, devices=3)
 
 
-def test_only_the_best_and_worst_are_trained_on(run, outline):
+def test_only_the_best_and_worst_are_trained_on(run, costs):
     credit = {"credit": {"best_k": 1, "worst_k": 1}}
     chosen = replace(run, algorithm=replace(run.algorithm, config={**run.algorithm.config, **credit}))
-    whole, few = planned(run, outline), planned(chosen, outline)
+    whole, few = planned(run, costs), planned(chosen, costs)
     assert few.flops["training"] == whole.flops["training"] * 2 / 8
     assert few.phases["training"]["their batch"] == whole.phases["training"]["their batch"] * 2 / 8
 
 
-def test_the_optimiser_has_two_numbers_a_trained_parameter(run, outline):
-    stays = planned(run, outline).stays
-    assert stays["optimiser"] == 2 * stays["adapter"] == 2 * stays["its gradient"] == 8 * outline.trained
+def test_the_optimiser_has_two_numbers_a_trained_parameter(run, costs):
+    stays = planned(run, costs).stays
+    assert (
+        stays["optimiser"] == 2 * stays["adapter"] == 2 * stays["its gradient"] == 8 * costs.outline.trained
+    )
 
 
-def test_a_peak_is_of_the_hungriest_phase_on_top_of_what_stays(run, outline):
-    plan = planned(run, outline)
+def test_a_peak_is_of_the_hungriest_phase_on_top_of_what_stays(run, costs):
+    plan = planned(run, costs)
     phases = {name: sum(parts.values()) for name, parts in plan.phases.items()}
     assert plan.peak == sum(plan.stays.values()) + max(phases.values())
     assert phases[plan.worst_phase] == max(phases.values())
     tight = plan.peak / (1 - RESERVE)
-    assert planned(run, outline, memory=tight * 1.001).fits
-    assert not planned(run, outline, memory=tight * 0.999).fits
+    assert planned(run, costs, memory=tight * 1.001).fits
+    assert not planned(run, costs, memory=tight * 0.999).fits
 
 
-def test_what_does_not_fit_is_made_to_by_settings_each_of_which_helps(run, outline):
-    plan = planned(run, outline)
+def test_what_does_not_fit_is_made_to_by_settings_each_of_which_helps(run, costs):
+    plan = planned(run, costs)
     target = sum(plan.stays.values()) + 0.3 * max(sum(p.values()) for p in plan.phases.values())
     memory = target / (1 - RESERVE)
+    known = {json.dumps(run.policy.config): costs}
 
     def plan_of(one):
-        own = Unified.outline(config.plugin_settings("policies", one.policy, "policy"))
-        return planned(one, own, memory=memory)
+        policy = json.dumps(one.policy.config)
+        if policy not in known:
+            known[policy] = Costs(Unified.outline(config.plugin_settings("policies", one.policy, "policy")))
+        return planned(one, known[policy], memory=memory)
 
     found = remedies(run, plan_of)
     peaks = [plan.peak, *(one.plan.peak for one in found)]
@@ -110,17 +121,24 @@ def test_what_does_not_fit_is_made_to_by_settings_each_of_which_helps(run, outli
     assert plan_of(again).peak == pytest.approx(found[-1].plan.peak)
 
 
-def test_the_command_says_whether_it_fits_and_what_was_assumed(capsys):
-    assert cli.main(["plan", *GRPO, *SMALL, "--json"]) == 0
+def test_the_command_tells_what_would_fit_and_by_its_exit_code_whether_the_run_does(capsys):
+    assert cli.main(["plan", *GRPO, *SMALL, "--memory-gb", "0.05", "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
-    assert found["fits"]
+    assert not found["fits"]
+    assert found["remedies"]
+    assert found["remedies"][-1]["peak"] <= found["memory"] * 0.9 < found["peak"]
     assert found["assumed"]["tflops"] == 312
-    assert found["peak"] < found["memory"]
-    assert cli.main(["plan", *GRPO, *SMALL, "--memory-gb", "0.05"]) == 1
+    assert cli.main(["plan", *GRPO, *SMALL]) == 0
     said = capsys.readouterr().out
-    assert "does not fit" in said
+    assert "fits: 0." in said
     assert "assumed: 312 TFLOP/s" in said
-    assert "that is not enough" in said
+
+
+def test_a_run_that_nothing_makes_fit_is_told_so(run, costs):
+    plan = planned(run, costs, memory=1.0)
+    assert "that is not enough" in report.verdict(plan, Rates(), [])
+    fits = Remedy(override="a=b", plan=planned(run, costs))
+    assert "that is not enough" not in report.verdict(plan, Rates(), [fits])
 
 
 @pytest.mark.parametrize(
