@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.ablation_table import fill
 from benchmarks.memory import peak_bytes
 from policies.unified import Unified
 from rlnsp import config
@@ -149,10 +150,7 @@ def main() -> None:
     text = table(rows)
     print(text)
     if args.write:
-        page = args.write.read_text(encoding="utf-8")
-        before, _, rest = page.partition(MARKS[0])
-        _, _, after = rest.partition(MARKS[1])
-        args.write.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{after}", encoding="utf-8")
+        fill(args.write, text, MARKS)
 
 
 if __name__ == "__main__":

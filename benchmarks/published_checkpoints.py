@@ -25,6 +25,7 @@ import transformers
 from torch import nn
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from benchmarks.ablation_table import fill
 from benchmarks.random_wan import letters
 from benchmarks.sparse_checkpoint import lay_out, shapes_of
 from policies.lora import add_lora
@@ -228,10 +229,7 @@ def main() -> None:
     text = table(opened)
     print(text)
     if args.write:
-        page = args.write.read_text(encoding="utf-8")
-        before, _, rest = page.partition(MARKS[0])
-        _, _, after = rest.partition(MARKS[1])
-        args.write.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{after}", encoding="utf-8")
+        fill(args.write, text, MARKS)
 
 
 if __name__ == "__main__":
