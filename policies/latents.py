@@ -110,8 +110,13 @@ def to_pixels(frames: np.ndarray) -> Tensor:
 
 def from_pixels(pixels: Tensor) -> np.ndarray:
     """uint8 (B, F, H, W, 3) of (B, 3, F, H, W) in [-1, 1]; values outside are clamped."""
+    return to_bytes(pixels).cpu().numpy()
+
+
+def to_bytes(pixels: Tensor) -> Tensor:
+    """``from_pixels``, where ``pixels`` are."""
     x = ((pixels.float() / 2 + 0.5).clamp(0, 1) * 255).round()
-    return x.permute(0, 2, 3, 4, 1).to(torch.uint8).cpu().numpy()
+    return x.permute(0, 2, 3, 4, 1).to(torch.uint8)
 
 
 def standard_normal(shape: tuple[int, ...], generator: Generator, device: torch.device) -> Tensor:

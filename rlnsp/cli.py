@@ -24,6 +24,7 @@ OWN = {
     "eval": "measure policies on held-out scenes, side by side",
     "reward": "list the rewards that can be named, or test one before training on it",
     "check": "prove a config, its policy and its rewards before a run",
+    "plan": "say what memory and time a run will take, without its weights",
     "export": "write what a run trained for others: a peft adapter, merged weights, a model card",
     "sweep": "compare settings by many runs, in one table with intervals",
     "report": "show runs in one page: curves, clips before and after, what the judge said",

@@ -41,6 +41,7 @@ __all__ = [
     "TrainerConfig",
     "WindowConfig",
     "by_key",
+    "checked",
     "find_config",
     "flat",
     "load",
@@ -80,7 +81,15 @@ def load(
     if rewards:
         raw["rewards"] = _chosen_rewards(rewards, raw.get("rewards") or {})
     _forget_settings_of_replaced(raw, overrides)
-    run = typed(RunConfig, raw, overrides, source=str(path))
+    return checked(typed(RunConfig, raw, overrides, source=str(path)))
+
+
+def checked(run: RunConfig) -> RunConfig:
+    """As ``resolved``, once nothing in it looks like a secret.
+
+    Raises:
+        ConfigError: something does, or a plug-in's settings are wrong.
+    """
     _refuse_secrets(run)
     return resolved(run)
 
@@ -182,8 +191,8 @@ def shipped(folder: str = "") -> dict[str, Path]:
     return {path.stem: path for path in sorted(root.glob("*.yaml"))}
 
 
-def find_config(name_or_path: str | Path, folder: str = "") -> Path:
-    """The file that is meant.
+def find_config(name_or_path: str | Path, folder: str = "", flag: str = "--config") -> Path:
+    """The file that is meant; ``flag`` is what asked for it.
 
     Raises:
         ConfigError: There is none; the message has the nearest name and the list.
@@ -192,14 +201,14 @@ def find_config(name_or_path: str | Path, folder: str = "") -> Path:
     if path.suffix in {".yaml", ".yml"} or len(path.parts) > 1:
         if path.is_file():
             return path
-        raise ConfigError(f"--config {path}: there is no such file")
+        raise ConfigError(f"{flag} {path}: there is no such file")
     names = shipped(folder)
     if path.name in names:
         return names[path.name]
     hint = plugins.nearest(path.name, names)
     known = ", ".join(names) or "none"
     raise ConfigError(
-        f"--config {path}: no shipped config of that name{hint}; shipped: {known}; a file ends in .yaml"
+        f"{flag} {path}: no shipped config of that name{hint}; shipped: {known}; a file ends in .yaml"
     )
 
 

@@ -1,12 +1,13 @@
 """How good a policy is on held-out scenes: every reward, and a measure that no reward optimises."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Generator
 
 from rlnsp.data import NUM_FUTURES, distances_to_nearest, true_clips
 from rlnsp.data_loss import DataLoss
@@ -25,6 +26,8 @@ DATA_LOSS = "data_loss"
 LOWER_IS_BETTER = (DISTANCE, DATA_LOSS)
 
 Weights = Literal["live", "ema"]
+MakeClips = Callable[[Sequence[Scene], Generator, Sequence[int]], list[Sample]]
+"""A clip of each scene in those places, as it would be among all; what it draws comes from the generator."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +100,70 @@ def evaluate(
         data_loss: measured too, on the scenes' true clips, where it is given.
         ranks: share the scenes; each finds the same, but only the main one has the clips that are kept.
     """
+    return evaluate_clips(
+        by_policy(policy, sampler, config, chunk_size),
+        scenes,
+        rewards,
+        config,
+        chunk_size=chunk_size,
+        how={**sampled_how(sampler, config), "weights": weights},
+        keep=keep,
+        data_loss=data_loss,
+        ranks=ranks,
+    )
+
+
+def by_policy(policy: Policy, sampler: SamplerConfig, config: EvaluationConfig, chunk_size: int) -> MakeClips:
+    """Clips by the deterministic sampler."""
+    return lambda scenes, generator, own: sample_each(
+        policy,
+        scenes,
+        sampler,
+        generator,
+        chunk_size=chunk_size,
+        num_steps=config.num_steps,
+        guidance_scale=config.guidance_scale,
+        own=own,
+    )
+
+
+def sampled_how(sampler: SamplerConfig, config: EvaluationConfig) -> dict[str, Any]:
+    """How ``by_policy`` samples, for the record."""
+    guidance = sampler.guidance_scale if config.guidance_scale is None else config.guidance_scale
+    return {
+        "sampler": "ode",
+        "num_steps": config.num_steps or sampler.num_steps,
+        "guidance_scale": guidance,
+    }
+
+
+def evaluate_clips(
+    make: MakeClips,
+    scenes: Sequence[Scene],
+    rewards: Sequence[BuiltReward],
+    config: EvaluationConfig,
+    *,
+    chunk_size: int,
+    how: dict[str, Any],
+    keep: int = 0,
+    data_loss: DataLoss | None = None,
+    seen: Callable[[Sequence[Sample], int], None] = lambda samples, number: None,
+    ranks: Ranks | None = None,
+) -> Evaluation:
+    """As ``evaluate``, of clips however they are made.
+
+    Args:
+        make: makes this rank's share of them, of at most ``chunk_size`` scenes a rank in a call.
+        scenes: held out.
+        rewards: each is a measure, weight or no weight.
+        config: seeds and bootstrap.
+        chunk_size: scenes measured at once.
+        how: what the record says of the making, beside the seeds.
+        keep: how many clips to keep.
+        data_loss: as in ``evaluate``.
+        seen: given every clip as it is made, with the number of its seed, counted from 0.
+        ranks: as in ``evaluate``.
+    """
     ranks = ranks or Ranks()
     seeds = range(config.seed, config.seed + config.num_seeds)
     generators = [Randomness(seed=seed).generator("evaluation") for seed in seeds]
@@ -106,20 +173,12 @@ def evaluate(
     shape: tuple[int, ...] = ()
     for start in range(0, len(scenes), chunk_size * ranks.count):  # all clips at once may not fit in memory
         part = scenes[start : start + chunk_size * ranks.count]
-        made = [
-            sample_each(
-                policy,
-                part,
-                sampler,
-                generator,
-                chunk_size=chunk_size,
-                num_steps=config.num_steps,
-                guidance_scale=config.guidance_scale,
-                own=ranks.share(len(part)),
-            )
-            for generator in generators
-        ]
-        if not made[0]:
+        own = ranks.share(len(part))
+        made: list[list[Sample]] = []
+        for number, generator in enumerate(generators):
+            made.append(make(part, generator, own))
+            seen(made[-1], number)
+        if not own:
             continue
         kept += made[0][: len(ranks.share(keep)) - len(kept)]
         shape = made[0][0].frames.shape
@@ -133,17 +192,10 @@ def evaluate(
         losses = data_loss.measure(scenes, tuple(ranks.of_main(shape)), config.seed, chunk_size)
         scores.update({} if np.isnan(losses).all() else {DATA_LOSS: losses})
     explanations = explain(rewards, kept)
-    guidance = sampler.guidance_scale if config.guidance_scale is None else config.guidance_scale
     return Evaluation(
         scene_ids=[scene.id for scene in scenes],
         scores=scores,
-        how={
-            "sampler": "ode",
-            "num_steps": config.num_steps or sampler.num_steps,
-            "guidance_scale": guidance,
-            "seeds": list(seeds),
-            "weights": weights,
-        },
+        how={**how, "seeds": list(seeds)},
         bootstrap=config.bootstrap,
         samples=_of_all(kept, scenes, ranks),
         explanations=_said_by_all(explanations, ranks),

@@ -24,7 +24,8 @@ def open_policy(slot: Slot, where: str | None = None) -> Policy:
     Args:
         slot: The plug-in and its settings; of a run folder, the run's own hold instead.
         where: A run folder or a checkpoint of one, whose adapter is loaded; a folder that was exported; a
-            policy folder, which replaces the slot's ``folder``; or None, for the policy as ``slot`` has it.
+            policy folder, which replaces the slot's ``folder``; the YAML of another slot (``use`` and
+            ``config``); or None, for the policy as ``slot`` has it.
 
     Raises:
         ConfigError: There is no such folder, it lacks something, or the settings are wrong.
@@ -37,6 +38,8 @@ def open_policy(slot: Slot, where: str | None = None) -> Policy:
                 f"{where}: this run has no adapter yet; let it reach its first save, or name another"
             )
         slot = config.load_typed(RunConfig, Path(where) / "config.yaml").policy
+    elif where is not None and Path(where).suffix in {".yaml", ".yml"}:
+        slot = config.load_typed(Slot, where)
     elif where is not None:
         if (exported := Path(where) / EXPORTED).is_file():
             slot = config.load_typed(Slot, exported)

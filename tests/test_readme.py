@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from rlnsp import cli, config, plugins
+from rlnsp.commands import eval as evaluation
 from rlnsp.sweep import inline as sweeps
 from rlnsp.sweep.plan import Plan
 
@@ -80,6 +81,9 @@ def test_every_command_is_one_that_rlnsp_takes(line, here, capsys):
     args = parser.parse_intermixed_args(words)
     if name == "sweep":
         Plan(sweeps.load(args.config, args.words)).check()
+        return
+    if name == "eval":
+        evaluation._measured(args)
         return
     rewards = [args.reward] if name == "reward" and args.reward else []
     config.load(getattr(args, "config", None) or "world", getattr(args, "overrides", []), rewards)

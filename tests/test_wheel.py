@@ -51,7 +51,9 @@ def test_the_wheel_holds_the_four_packages_the_configs_and_nothing_of_the_tests(
         names = archive.namelist()
     tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
     assert tops == {"rlnsp", "rewards", "policies", "pretrain"}
-    configs = {str(path.relative_to(ROOT / "configs")) for path in (ROOT / "configs").rglob("*.yaml")}
+    configs = {
+        str(path.relative_to(ROOT / "configs")) for path in (ROOT / "configs").rglob("*") if path.is_file()
+    }
     assert {f"rlnsp/_configs/{name}" for name in configs} <= set(names)
     assert {f"rlnsp/report/template/report.{kind}" for kind in ("html.j2", "css", "js")} <= set(names)
 

@@ -10,6 +10,7 @@ from policies.text_to_video import TextToVideo
 
 if TYPE_CHECKING:
     from policies.ltx_video.model import LTXVideoModel
+    from rlnsp.plan.outline import Outline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,3 +38,10 @@ class LTXVideo(TextToVideo[LTXVideoSettings]):
         from policies.ltx_video.model import load_model
 
         return load_model(config)
+
+    @classmethod
+    def outline(cls, config: LTXVideoSettings) -> Outline:
+        """The policy without weights, for ``rlnsp plan``."""
+        from policies import pipeline_outlines
+
+        return pipeline_outlines.ltx_video(config)

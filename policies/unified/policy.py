@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from policies.unified.connector import Connector
     from policies.unified.model import UnifiedModel
+    from rlnsp.plan.outline import Outline
     from rlnsp.types import Condition, Scene, Video
 
 
@@ -214,6 +215,13 @@ class Unified:
         )
         own = {part: Source() for part in PARTS}  # every part is the folder's now
         return asdict(replace(self.config, **own, num_frames=None, height=None, width=None, fps=None))
+
+    @classmethod
+    def outline(cls, config: Config) -> Outline:
+        """The policy without weights, for ``rlnsp plan``."""
+        from policies.unified.outline import outline
+
+        return outline(config)
 
     def load_adapter(self, folder: Path) -> None:
         """Read what ``save_adapter`` wrote.

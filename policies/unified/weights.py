@@ -40,15 +40,10 @@ def load_model(config: Unified.Config) -> UnifiedModel:
     Raises:
         ConfigError: a missing or damaged file, or parts that do not fit together.
     """
-    folder = files.policy_folder(config.folder) if config.folder is not None else None
-    given: dict[str, Any] = files.read_policy_json(folder) if folder else {}
-    size: dict[str, Any] = {key: getattr(config, key) or given.get(key) for key in GEOMETRY_KEYS}
-    if missing := [key for key, value in size.items() if not value]:
-        raise ConfigError(f"policy.config.{missing[0]}: without policy.config.folder it must be given.")
-    sources = {part: _source(getattr(config, part), folder, part) for part in files.PARTS}
+    geometry, sources = parts_of(config)
     dtype = DTYPES[config.dtype]
-    comprehension = load_comprehension(_need(sources, "comprehension"), dtype=dtype, limits=config.limits)
-    transformer = load_transformer(_need(sources, "transformer"), dtype=dtype)
+    comprehension = load_comprehension(need(sources, "comprehension"), dtype=dtype, limits=config.limits)
+    transformer = load_transformer(need(sources, "transformer"), dtype=dtype)
     out = transformer.config["caption_channels"]
     if (source := sources["connector"]) is not None:
         connector = load_connector(source)
@@ -60,14 +55,29 @@ def load_model(config: Unified.Config) -> UnifiedModel:
         comprehension=comprehension,
         connector=connector,
         transformer=transformer,
-        vae=load_vae(_need(sources, "vae"), dtype=dtype),
-        scheduler=load_scheduler(_need(sources, "scheduler")),
-        geometry=Geometry(**size),
+        vae=load_vae(need(sources, "vae"), dtype=dtype),
+        scheduler=load_scheduler(need(sources, "scheduler")),
+        geometry=geometry,
         compute_dtype=dtype,
     )
     model.decode_timestep, model.decode_noise_scale = config.decode_timestep, config.decode_noise_scale
     model.decode_batch_size = config.decode_batch_size
     return model
+
+
+def parts_of(config: Unified.Config) -> tuple[Geometry, dict[str, Source | None]]:
+    """The clips that ``config`` describes, and where each of ``files.PARTS`` is; None: nowhere.
+
+    Raises:
+        ConfigError: no such folder, or clips without a size.
+    """
+    folder = files.policy_folder(config.folder) if config.folder is not None else None
+    given: dict[str, Any] = files.read_policy_json(folder) if folder else {}
+    size: dict[str, Any] = {key: getattr(config, key) or given.get(key) for key in GEOMETRY_KEYS}
+    if missing := [key for key, value in size.items() if not value]:
+        raise ConfigError(f"policy.config.{missing[0]}: without policy.config.folder it must be given.")
+    sources = {part: _source(getattr(config, part), folder, part) for part in files.PARTS}
+    return Geometry(**size), sources
 
 
 def geometry_of(folder: Path) -> Geometry:
@@ -186,7 +196,12 @@ def _source(source: Source, folder: Path | None, part: str) -> Source | None:
     return replace(source, path=str(folder / part)) if folder else None
 
 
-def _need(sources: dict[str, Source | None], part: str) -> Source:
+def need(sources: dict[str, Source | None], part: str) -> Source:
+    """The part's place.
+
+    Raises:
+        ConfigError: it has none.
+    """
     if (source := sources[part]) is None:
         raise ConfigError(f"policy.config.{part}.path: without policy.config.folder it must be given.")
     return source

@@ -10,6 +10,7 @@ from policies.text_to_video import TextToVideo
 
 if TYPE_CHECKING:
     from policies.wan.model import WanModel
+    from rlnsp.plan.outline import Outline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,3 +45,10 @@ class Wan(TextToVideo[WanSettings]):
         from policies.wan.model import load_model
 
         return load_model(config)
+
+    @classmethod
+    def outline(cls, config: WanSettings) -> Outline:
+        """The policy without weights, for ``rlnsp plan``."""
+        from policies import pipeline_outlines
+
+        return pipeline_outlines.wan(config)

@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
-from rlnsp.types import Sample
+from rlnsp.types import Sample, Scene
 
+OWN_CHECKLIST = "checklist"
+"""The manifest's column of a scene's own questions."""
 Mode = Literal["binary", "soft", "checklist", "pairwise"]
 
 
@@ -46,3 +48,20 @@ class Judge(Protocol):
             ValueError: the folder has the record of a judge that judges otherwise.
         """
         ...
+
+
+def own_checklist(scene: Scene) -> list[str] | None:
+    """What is to be asked of clips of this scene, in the place of the prompts' checklist; None: nothing.
+
+    Raises:
+        ValueError: the column is no list of questions, each once.
+    """
+    questions = scene.columns.get(OWN_CHECKLIST)
+    if questions is None:
+        return None
+    texts = isinstance(questions, list) and all(isinstance(one, str) and one.strip() for one in questions)
+    if not texts or not questions or len(set(questions)) < len(questions):
+        raise ValueError(
+            f"its {OWN_CHECKLIST} must be a list of questions, each once and at least one; got {questions!r}"
+        )
+    return questions

@@ -13,12 +13,12 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from rewards.nsp_reward.judging import Decision, Mode
+from rewards.nsp_reward.judging import Decision, Mode, own_checklist
 from rewards.nsp_reward.prompts import Prompts, with_clips
 from rewards.nsp_reward.verdicts import FIRST_SECOND, PASS_FAIL, TOP_LOGPROBS, YES_NO, probability
 from rlnsp.chat import Answer, AnswerCache, FramesConfig, Question, sampled, verdict
 from rlnsp.chat.templates import filled
-from rlnsp.types import Sample, Unscored
+from rlnsp.types import Sample, Scene, Unscored
 
 T = TypeVar("T")
 
@@ -64,7 +64,7 @@ class ModelJudge:
         """All captions, then all verdicts."""
         captions = self._captions(samples)
         asked = {
-            row: self._questions(sample.scene.context, caption)
+            row: self._questions(sample.scene, caption)
             for row, (sample, caption) in enumerate(zip(samples, captions, strict=True))
             if isinstance(caption, str)
         }
@@ -75,7 +75,10 @@ class ModelJudge:
                 decisions.append(caption)
                 continue
             own = list(itertools.islice(answers, len(asked[row])))
-            decisions.append(_tried(lambda caption=caption, own=own: self._decision(caption, own)))
+            scene = samples[row].scene
+            decisions.append(
+                _tried(lambda scene=scene, caption=caption, own=own: self._decision(scene, caption, own))
+            )
         return decisions
 
     def win_rates(self, group: Sequence[Sample]) -> list[float | Exception]:
@@ -145,24 +148,30 @@ class ModelJudge:
     def _shown(self, sample: Sample) -> NDArray[np.uint8]:
         return sampled(sample.frames, sample.fps, self.frames)
 
-    def _questions(self, context: str, caption: str) -> list[Question]:
+    def _questions(self, scene: Scene, caption: str) -> list[Question]:
+        context = scene.context
         if self.mode != "checklist":
             return [self._question(filled(self.prompts["judge"], context=context, caption=caption))]
         return [
             self._question(filled(self.prompts["check"], context=context, caption=caption, question=question))
-            for question in self.prompts.checklist.values()
+            for question in self._checklist(scene).values()
         ]
+
+    def _checklist(self, scene: Scene) -> dict[str, str]:
+        """Each question by its name; a scene's own questions are their names."""
+        own = own_checklist(scene)
+        return self.prompts.checklist if own is None else {question: question for question in own}
 
     def _question(self, *content: str | NDArray[np.uint8]) -> Question:
         top_logprobs = TOP_LOGPROBS if self.mode == "soft" else 0
         return Question(content=content, max_tokens=self.verdict_tokens, top_logprobs=top_logprobs)
 
-    def _decision(self, caption: str, answers: Sequence[Answer | Exception]) -> Decision:
+    def _decision(self, scene: Scene, caption: str, answers: Sequence[Answer | Exception]) -> Decision:
         said = [_answered(answer) for answer in answers]
         if self.mode == "checklist":
             checks = {
                 name: verdict(answer, YES_NO)
-                for name, answer in zip(self.prompts.checklist, said, strict=True)
+                for name, answer in zip(self._checklist(scene), said, strict=True)
             }
             share = sum(checks.values()) / len(checks)
             return Decision(passed=all(checks.values()), score=share, caption=caption, checks=checks)

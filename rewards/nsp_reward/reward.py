@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from rewards.nsp_reward.judging import Decision, Judge, Mode
+from rewards.nsp_reward.judging import Decision, Judge, Mode, own_checklist
 from rewards.nsp_reward.local import LocalConfig
 from rlnsp.chat import AnswerCache, ChatConfig, FramesConfig
 from rlnsp.declaration import declares
@@ -31,8 +31,9 @@ class NSPReward:
         mode: Mode = "binary"
         """``binary``: pass or fail.  ``soft``: P(Pass) by the probabilities of the answer's first token
         (RewardDance, arXiv:2509.08826).  ``checklist``: the share of several questions that are answered with
-        yes.  ``pairwise``: the share of comparisons within the group that are won (Pref-GRPO,
-        arXiv:2508.20751); a scene's only sample, as in evaluation, gets pass or fail."""
+        yes; the scene's own, where its line has a ``checklist``.  ``pairwise``: the share of comparisons
+        within the group that are won (Pref-GRPO, arXiv:2508.20751); a scene's only sample, as in evaluation,
+        gets pass or fail."""
         prompts: str = "paper"
         """``paper`` (for large judges), ``world`` (what small judges of the embedded world are taught), or a
         folder with files of the same names."""
@@ -94,6 +95,8 @@ class NSPReward:
         for scene in scenes:
             try:
                 self.judge.check(scene.context)
+                if self.config.mode == "checklist":
+                    own_checklist(scene)
             except ValueError as error:
                 raise ValueError(f"scene {scene.id!r}: {error}") from error
 

@@ -5,21 +5,26 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlnsp import config
 from rlnsp.commands.train import add_config_arguments, overrides_of
-from rlnsp.settings import ConfigError
+from rlnsp.settings import ConfigError, RunConfig, require
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from collections.abc import Sequence
 
-    from rlnsp.evaluate import Evaluation
+    from rlnsp.benchmark.entries import Entry
+    from rlnsp.types import Scene
 
 EXAMPLE = """\
 examples:
   rlnsp eval --policy world --policy runs/demo
   rlnsp eval --policy runs/demo --config world evaluation.num_scenes=512 evaluation.num_seeds=3 --json
+  rlnsp eval --prompts world --policy sft=world --policy rl=runs/demo --output benchmark
+  rlnsp eval --prompts nsp --policy runs/nsp --policy ltx=ltx.yaml measures.checklist.config.openai.model=Qwen
+  rlnsp eval --prompts mine.jsonl --policy runs/nsp --clips theirs=theirs.jsonl --copy-context
 """
 
 
@@ -29,93 +34,129 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--policy",
         action="append",
-        required=True,
-        metavar="RUN_OR_FOLDER",
-        help="a run folder, a policy folder, or world; may be repeated, and each is compared to the first",
+        default=[],
+        metavar="[NAME=]RUN_OR_FOLDER",
+        help="a run folder, a policy folder, world, or the YAML of a policy (use and config); may be "
+        "repeated, and each is compared to the first",
+    )
+    parser.add_argument(
+        "--clips",
+        action="append",
+        default=[],
+        metavar="NAME=MANIFEST",
+        help="clips made elsewhere, a video for each scene's id; may be repeated",
+    )
+    parser.add_argument(
+        "--copy-context",
+        action="store_true",
+        help="a baseline: the last frame of each preceding scene's clip, standing still",
+    )
+    parser.add_argument(
+        "--prompts",
+        metavar="NAME_OR_FILE",
+        help="a suite of scenes and measures (world, nsp, or a YAML), or a manifest, which is measured as "
+        "nsp is; in place of the config's scenes and rewards, and set by measures.NAME.config.a=b",
     )
     add_config_arguments(parser)
+    parser.add_argument("--output", type=Path, metavar="DIR", help="a new folder for the tables as files")
+    parser.add_argument(
+        "--vbench", action="store_true", help="write every clip, as VBench names them, into DIR/vbench"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
 
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate and print; the exit code."""
-    repeated = {name for name in args.policy if args.policy.count(name) > 1}
-    if repeated:
-        raise ConfigError(f"--policy {repeated.pop()}: is given twice; give each policy once")
-    run_config = config.load(args.config or "world", overrides_of(args))
+    _check(args)
+    run_config, by = _measured(args)
 
     from rich.console import Console
 
+    from rlnsp.benchmark import tables
+    from rlnsp.benchmark.results import Results, measure
+    from rlnsp.benchmark.vbench import VBenchFolder
     from rlnsp.data import heldout_scenes
-    from rlnsp.evaluate import evaluate
-    from rlnsp.opening import open_policy
-    from rlnsp.precision import in_precision
-    from rlnsp.scoring import RewardFailed, build_rewards, check_scenes
+    from rlnsp.scoring import RewardFailed, build_rewards, check_scenes, keep_records
 
-    rewards = build_rewards(run_config.rewards)
     scenes = heldout_scenes(run_config.data, run_config.evaluation.num_scenes, run_config.evaluation.seed)
+    entries = _entries(args, run_config, scenes)
+    rewards = build_rewards(run_config.rewards)
     check_scenes(rewards, scenes)
-    console = Console(stderr=True)
-    found: dict[str, Evaluation] = {}
-    for name in args.policy:
-        policy = in_precision(open_policy(run_config.policy, name), run_config.trainer.precision)
+    results, console = Results(scenes=scenes, rows=[], by=by), Console(stderr=True)
+    for entry in entries:
         try:
-            with console.status(f"{name}: {len(scenes)} scenes"):
-                found[name] = evaluate(
-                    policy,
-                    scenes,
-                    rewards,
-                    run_config.sampler,
-                    run_config.evaluation,
-                    chunk_size=run_config.trainer.micro_batch_size,
-                )
+            with console.status(f"{entry.name}: {len(scenes)} scenes"):
+                opened = entry.open()
+                if args.output and not results.rows:  # not before there is something to evaluate
+                    _write_settings(args.output, run_config)
+                    keep_records(rewards, args.output / "rewards")
+                place = args.output / "vbench" / _as_folder(entry.name) if args.vbench else None
+                seen = VBenchFolder(place).add if place else lambda samples, number: None
+                row = measure(entry, opened, scenes, rewards, run_config, seen)
+                del opened  # the weights, before the next are loaded
         except RewardFailed as error:
             print(f"rlnsp: error: {error}", file=sys.stderr)
             return 1
+        results.rows.append(row)
+        if args.output:
+            tables.write(results, args.output)  # an evaluation may take hours: what is done is there
     if args.json:
-        print(json.dumps(_as_json(found), indent=2))
+        print(json.dumps(results.to_json(), indent=2))
     else:
-        Console().print(_table(found))
+        Console().print(*tables.terminal(results), sep="\n")
     return 0
 
 
-def _as_json(found: dict[str, Evaluation]) -> dict[str, object]:
-    """Per policy and measure: mean, ci95, number of scenes; and how it was measured."""
-    answer: dict[str, object] = {}
-    for name, evaluation in found.items():
-        intervals = {measure: evaluation.interval(measure) for measure in evaluation.scores}
-        answer[name] = {
-            "measures": {
-                measure: {"mean": one.mean, "ci95": one.ci95, "n": one.n} if one.n else None
-                for measure, one in intervals.items()
-            },
-            "how": evaluation.how,
-        }
-    return answer
+def _check(args: argparse.Namespace) -> None:
+    require(
+        bool(args.policy or args.clips),
+        "there is nothing to evaluate: give --policy RUN_OR_FOLDER or --clips NAME=MANIFEST",
+    )
+    require(not args.vbench or args.output, "--vbench needs --output DIR, where the clips go")
+    if args.output and args.output.exists() and (not args.output.is_dir() or any(args.output.iterdir())):
+        raise ConfigError(f"--output {args.output}: is there already; name a folder that is not")
 
 
-def _table(found: dict[str, Evaluation]) -> Table:
-    from rich.table import Table
+def _measured(args: argparse.Namespace) -> tuple[RunConfig, str]:
+    """The run with the scenes and measures that are asked for, and the column that tells scenes apart."""
+    from rlnsp.benchmark import suite  # brings torch
 
-    from rlnsp.evaluate import DISTANCE, paired_difference
+    overrides = overrides_of(args)
+    own = [one for one in overrides if one.startswith(suite.OWN)]
+    run_config = config.load(args.config or "world", [one for one in overrides if one not in own])
+    if args.prompts is None:
+        require(not own, f"{own and own[0]!r}: measures are those of --prompts; give it, or set rewards.*")
+        return run_config, ""
+    given = [one for one in overrides if one.startswith(("rewards.", "data."))]
+    require(
+        not given,
+        f"{given and given[0]!r}: with --prompts its scenes and measures hold; set measures.NAME.*",
+    )
+    asked = suite.load(args.prompts, own)
+    return suite.measured_by(run_config, asked), asked.by
 
-    first_name, first = next(iter(found.items()))
-    table = Table(title=f"{len(first.scene_ids)} held-out scenes", title_justify="left")
-    for column in ("measure", "policy", "mean", "95% interval", f"less {first_name}"):
-        table.add_column(
-            column, justify="left" if column in {"measure", "policy"} else "right", overflow="fold"
-        )
-    measured = [name for name in first.scores if first.interval(name).n]
-    for measure in measured:
-        for name, evaluation in found.items():
-            one = evaluation.interval(measure)
-            change = paired_difference(first, evaluation, measure)
-            ends = f"{one.low:.3f} to {one.high:.3f}"
-            less = (
-                "" if evaluation is first else f"{change.mean:+.3f} ({change.low:+.3f} to {change.high:+.3f})"
-            )
-            table.add_row(measure, name, f"{one.mean:.3f}", ends, less)
-        table.add_section()
-    if DISTANCE in measured:
-        table.caption = f"{DISTANCE}: lower is better"
-    return table
+
+def _entries(args: argparse.Namespace, run_config: RunConfig, scenes: Sequence[Scene]) -> list[Entry]:
+    from rlnsp.benchmark.entries import clips_entry, policy_entry, still_entry
+
+    entries = [policy_entry(given, run_config) for given in args.policy]
+    entries += [clips_entry(given, scenes) for given in args.clips]
+    entries += [still_entry(scenes)] if args.copy_context else []
+    names = [entry.name for entry in entries]
+    for name in names:
+        flag = "--policy" if names.index(name) < len(args.policy) else "--clips"
+        require(names.count(name) == 1, f"{flag} {name}: is given twice; give each a name of its own")
+    return entries
+
+
+def _write_settings(folder: Path, run_config: RunConfig) -> None:
+    from rlnsp.atomic import writing, written_whole
+
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with written_whole(folder / "settings.yaml") as aside:
+        aside.write_text(config.to_yaml(run_config), encoding="utf-8")
+
+
+def _as_folder(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in name)

@@ -1,6 +1,6 @@
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -163,3 +163,25 @@ def test_a_scene_without_its_caption_is_refused(tmp_path: Path, make_clips: Make
 def test_settings_that_cannot_be_are_refused(wrong: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         DiffusionConfig(**wrong)
+
+
+def test_checkpointing_changes_no_number_and_is_off_again(tmp_path: Path, make_clips: MakeClips) -> None:
+    calls: list[bool] = []
+
+    def after(checkpointing: bool) -> dict[str, Tensor]:
+        model = make_model()
+        transformer: Any = model.transformer
+        transformer.register_forward_pre_hook(
+            lambda module, args: calls.append(transformer.is_gradient_checkpointing)
+        )
+        config = DiffusionConfig(drop=0.0, gradient_checkpointing=checkpointing, loop=LOOP)
+        folder = tmp_path / str(checkpointing)
+        train_diffusion("stage", config, model, data_of(model, make_clips(), folder), folder / "stage")
+        assert not transformer.is_gradient_checkpointing
+        return weights(model)
+
+    kept, computed_again = after(False), after(True)
+    assert True in calls
+    assert False in calls
+    for name, value in kept.items():
+        torch.testing.assert_close(computed_again[name], value, rtol=1e-5, atol=1e-6)

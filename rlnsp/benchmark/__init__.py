@@ -1,0 +1,1 @@
+"""The benchmark: policies on the same scenes from the same noise, by several measures, in one table."""

@@ -1,0 +1,88 @@
+"""What one model call, one training step and one decoding take, counted on a policy's outline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from rlnsp.plan.outline import Outline
+from rlnsp.plan.tally import Tally, tallied
+from rlnsp.types import Condition
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Of some work: operations, and the most memory beyond what was there before."""
+
+    flops: float
+    bytes: float
+
+
+class Costs:
+    """What one model call, one training step and one decoding take; each is counted once."""
+
+    def __init__(self, outline: Outline) -> None:
+        self.outline = outline
+        self._known: dict[tuple[str, int, float], Cost] = {}
+
+    def of_calls(self, batch: int, guidance_scale: float) -> Cost:
+        """A call of the denoiser on ``batch`` samples, without gradient."""
+        return self._once("calls", batch, guidance_scale)
+
+    def of_training(self, batch: int, guidance_scale: float) -> Cost:
+        """Forward and backward on ``batch`` transitions, what checkpointing does again included."""
+        return self._once("training", batch, guidance_scale)
+
+    def of_decoding(self, batch: int) -> Cost:
+        """``batch`` clips, as many at once."""
+        return self._once("decoding", batch, 1.0)
+
+    def of_reading(self, rows: int) -> float:
+        """Operations: two a parameter and token."""
+        return 2.0 * self.outline.read_parameters * self.outline.read_tokens * rows
+
+    def _once(self, kind: str, batch: int, guidance_scale: float) -> Cost:
+        key = kind, batch, guidance_scale
+        if key not in self._known:
+            if kind == "decoding":
+                self._known[key] = _decoding(self.outline, batch)
+            else:
+                train = kind == "training"
+                two, three = (_call(self.outline, n, batch, guidance_scale, train=train) for n in (2, 3))
+                more = self.outline.blocks - 2  # what a block adds, it adds each time
+                self._known[key] = Cost(
+                    flops=two.flops + more * (three.flops - two.flops),
+                    bytes=two.peak + more * (three.peak - two.peak),
+                )
+        return self._known[key]
+
+
+def _decoding(outline: Outline, batch: int) -> Cost:
+    module, decode = outline.decoder()
+
+    def work() -> None:
+        with torch.no_grad():
+            decode(torch.empty(batch, *outline.latent))
+
+    tally = tallied(module, work)
+    return Cost(flops=tally.flops, bytes=tally.peak)
+
+
+def _call(outline: Outline, blocks: int, batch: int, guidance_scale: float, *, train: bool) -> Tally:
+    module, velocity = outline.denoiser(blocks)
+
+    def work() -> None:
+        (tokens, channels), (length, width) = outline.latent, outline.condition
+        condition = Condition(
+            embeds=torch.empty(batch, length, width),
+            mask=torch.ones(batch, length, dtype=torch.bool),
+            null_embeds=torch.empty(1, length, width),
+            null_mask=torch.ones(1, length, dtype=torch.bool),
+        )
+        with torch.set_grad_enabled(train):
+            v = velocity(torch.empty(batch, tokens, channels), torch.ones(batch), condition, guidance_scale)
+            if train:
+                v.pow(2).mean().backward()
+
+    return tallied(module, work)

@@ -1,0 +1,74 @@
+"""A plan in words and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rlnsp.plan.estimate import GIB, RESERVE, Plan, Rates
+from rlnsp.plan.remedies import Remedy
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def as_json(plan: Plan, rates: Rates, found: Sequence[Remedy]) -> dict[str, Any]:
+    """Bytes, operations and seconds, of each device."""
+    return {
+        "devices": plan.devices,
+        "memory": plan.memory,
+        "fits": plan.fits,
+        "peak": plan.peak,
+        "worst_phase": plan.worst_phase,
+        "stays": dict(plan.stays),
+        "phases": {name: dict(parts) for name, parts in plan.phases.items()},
+        "flops": dict(plan.flops),
+        "seconds": dict(plan.seconds),
+        "samples": plan.samples,
+        "assumed": {**vars(rates), "reserve": RESERVE},
+        "remedies": [{"override": one.override, "peak": one.plan.peak} for one in found],
+    }
+
+
+def tables(plan: Plan) -> list[Table]:
+    """Memory by part and phase, then time."""
+    from rich.table import Table
+
+    memory = Table(title=f"memory of each of {plan.devices}", title_justify="left")
+    for number, column in enumerate(("when", "what", "GiB")):
+        memory.add_column(column, justify="right" if number == 2 else "left")
+    for name, size in plan.stays.items():
+        memory.add_row("throughout", name, gib(size))
+    for phase, parts in plan.phases.items():
+        memory.add_section()
+        for name, size in parts.items():
+            memory.add_row(phase, name, gib(size))
+    work = Table(title=f"an iteration of {plan.samples} samples each", title_justify="left")
+    for number, column in enumerate(("phase", "TFLOP", "seconds")):
+        work.add_column(column, justify="right" if number else "left")
+    for name, flops in plan.flops.items():
+        work.add_row(name, f"{flops / 1e12:,.0f}", f"{plan.seconds[name]:,.1f}")
+    work.add_row("all", f"{sum(plan.flops.values()) / 1e12:,.0f}", f"{sum(plan.seconds.values()):,.1f}")
+    return [memory, work]
+
+
+def verdict(plan: Plan, rates: Rates, found: Sequence[Remedy]) -> str:
+    """Whether it fits, what to change if not, and what was assumed."""
+    has = f"{gib(plan.memory)} GiB less {RESERVE:.0%} for CUDA's context and fragments"
+    says = "fits" if plan.fits else "does not fit"
+    lines = [f"{says}: {gib(plan.peak)} GiB, the most in {plan.worst_phase}, of {has}"]
+    if found:
+        lines.append("with these, each with those before it:")
+        lines += [f"  {one.override}  ({gib(one.plan.peak)} GiB)" for one in found]
+    if not plan.fits and not (found and found[-1].plan.fits):
+        lines.append("and that is not enough: fewer frames or pixels, a smaller policy, or a larger device")
+    lines.append(
+        f"assumed: {rates.tflops:g} TFLOP/s, of which the denoiser reaches {rates.mfu:.0%} and the VAE "
+        f"{rates.decode_mfu:.0%}; rewards take no time; each device holds the whole policy"
+    )
+    return "\n".join(lines)
+
+
+def gib(size: float) -> str:
+    """Bytes in GiB."""
+    return f"{size / GIB:,.2f}"

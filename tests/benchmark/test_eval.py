@@ -1,0 +1,172 @@
+"""``rlnsp eval`` from the command line, with the toy policy."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rlnsp import cli
+from rlnsp.manifest import read_clip, write_clip, write_manifest
+from tests.chat_server import speaking
+
+TOY = "use: rlnsp.testing:ToyPolicy\nconfig: {seed: SEED}\n"
+SUITE = """
+prompts: scenes.jsonl
+measures:
+  bright: {use: "mine.py:bright"}
+  motion: {use: motion}
+by: kind
+"""
+REWARD = """
+def bright(completions):
+    return [float(clip.mean()) / 255 for clip in completions]
+"""
+SMALL = ["evaluation.num_steps=2", "evaluation.bootstrap=50"]
+
+
+def clip(path: Path, *levels: int) -> str:
+    """A frame of each brightness."""
+    write_clip(path, np.stack([np.full((16, 16, 3), level, np.uint8) for level in levels]), 8.0)
+    return path.name
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """Two toy policies; a suite of six scenes with clips before and after; clips from elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    for seed in (0, 1):
+        Path(f"toy{seed}.yaml").write_text(TOY.replace("SEED", str(seed)))
+    Path("mine.py").write_text(REWARD)
+    Path("suite.yaml").write_text(SUITE)
+    rows = [
+        {
+            "id": f"s{i}",
+            "context": f"Thing {i} moves.",
+            "kind": "odd" if i % 2 else "even",
+            "context_clip": clip(Path(f"before{i}.mp4"), 90, 40),
+            "video": clip(Path(f"after{i}.mp4"), 200, 200),
+        }
+        for i in range(6)
+    ]
+    write_manifest("scenes.jsonl", rows)
+    write_manifest("theirs.jsonl", [{"id": r["id"], "context": "-", "video": r["video"]} for r in rows])
+    return tmp_path
+
+
+def evaluated(capsys, *argv):
+    code = cli.main(["eval", "--json", *argv, *SMALL])
+    out, error = capsys.readouterr()
+    assert (code, error) == (0, "")
+    return json.loads(out)
+
+
+def test_policies_clips_from_elsewhere_and_the_context_frame_are_rows_of_one_table(place, capsys):
+    asked = ["--policy", "toy0.yaml", "--policy", "other=toy1.yaml", "--clips", "theirs=theirs.jsonl"]
+    found = evaluated(capsys, "--prompts", "suite.yaml", *asked, "--copy-context")
+    assert list(found) == ["toy0.yaml", "other", "theirs", "context frame"]
+    means = {row: one["measures"]["bright"]["mean"] * 255 for row, one in found.items()}
+    assert means["theirs"] == pytest.approx(200, abs=2)
+    assert means["context frame"] == pytest.approx(40, abs=2)
+    distances = {row: one["measures"]["distance_to_future"]["mean"] for row, one in found.items()}
+    assert distances["theirs"] == 0
+    assert distances["context frame"] == pytest.approx(160 / 255, abs=0.01)
+    assert found["context frame"]["measures"]["motion"]["mean"] == 0
+    assert found["toy0.yaml"]["seconds_a_clip"] > 0
+    assert found["theirs"]["seconds_a_clip"] is None
+    assert found["theirs"]["less"]["baseline"] == "toy0.yaml"
+    assert found["theirs"]["less"]["measures"]["bright"]["higher"] == 6
+
+
+def test_policies_are_compared_on_the_same_noise(place, capsys):
+    """The toy's clip is almost all its noise, so that two seeds of its weights differ by little."""
+    asked = ["--prompts", "suite.yaml", "--policy", "toy0.yaml", "--policy", "again=toy0.yaml"]
+    found = evaluated(capsys, *asked)
+    less = found["again"]["less"]["measures"]["bright"]
+    assert (less["mean"], less["low"], less["high"], less["p"]) == (0, 0, 0, 1)
+
+
+def test_the_output_folder_has_the_table_in_every_form_and_the_clips(place, capsys):
+    asked = ["--policy", "a=toy0.yaml", "--policy", "b/c=toy1.yaml", "evaluation.num_seeds=2"]
+    found = evaluated(capsys, "--prompts", "suite.yaml", *asked, "--output", "out", "--vbench")
+    out = place / "out"
+    assert json.loads((out / "results.json").read_text()) == found
+    lines = list(csv.DictReader((out / "table.csv").read_text().splitlines()))
+    assert float(lines[0]["mean"]) == found["a"]["measures"]["bright"]["mean"]
+    assert len(list(csv.DictReader((out / "scores.csv").read_text().splitlines()))) == 2 * 3 * 6
+    text = (out / "table.md").read_text()
+    assert "| policy | bright ↑ | motion ↑ | distance_to_future ↓ | s a clip | GiB |" in text
+    assert "bright by kind:" in text
+    assert "mine.py:bright" in (out / "settings.yaml").read_text()
+    assert {path.name for path in (out / "vbench").iterdir()} == {"a", "b_c"}
+    clips = sorted(path.name for path in (out / "vbench" / "a").glob("*.mp4"))
+    assert len(clips) == 12
+    assert clips[:2] == ["Thing 0 moves.-0.mp4", "Thing 0 moves.-1.mp4"]
+    first, second = (read_clip(out / "vbench" / "a" / name)[0] for name in clips[:2])
+    assert abs(first.astype(int) - second).mean() > 5  # a seed each
+
+
+def test_a_manifest_is_measured_by_a_judge_and_by_its_own_checklists(place, capsys):
+    def judge(text, images):
+        if images:
+            return "A thing."
+        return "Pass" if "Pass or Fail" in text else "Yes" if "Is it there?" in text else "No"
+
+    rows = [
+        {"id": f"q{i}", "context": "-", "checklist": ["Is it there?", "Is it far?"][: i + 1]} for i in (0, 1)
+    ]
+    write_manifest("asked.jsonl", rows)
+    with speaking(judge) as server:
+        url = f"config.openai.base_urls=[{server.url}]"
+        judges = [f"measures.{name}.{url}" for name in ("causal_consistency", "checklist")]
+        found = evaluated(capsys, "--prompts", "asked.jsonl", "--policy", "toy0.yaml", *judges)
+    measures = found["toy0.yaml"]["measures"]
+    assert measures["causal_consistency"]["mean"] == 1
+    assert measures["checklist"]["mean"] == 0.75
+    assert measures["distance_to_future"] is None
+
+
+def test_the_row_of_a_run_says_that_it_was_trained_on_the_measure(place, toy, capsys):
+    from rlnsp import trainer
+
+    run = toy(num_iterations=1)
+    assert trainer.train(run, place / "run", resume=False) == 0
+    reward = run.rewards["mine"].use
+    Path("suite.yaml").write_text(f"prompts: scenes.jsonl\nmeasures: {{seen: {{use: '{reward}'}}}}\n")
+    capsys.readouterr()
+    found = evaluated(capsys, "--prompts", "suite.yaml", "--policy", "toy0.yaml", "--policy", "run")
+    assert found["run"]["notes"] == [f"trained on seen's {reward}, with the same settings"]
+    assert found["toy0.yaml"]["notes"] == []
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        ([], "there is nothing to evaluate"),
+        (["--policy", "toy0.yaml", "--vbench"], "--vbench needs --output"),
+        (["--policy", "toy0.yaml", "--output", "."], "--output .: is there already"),
+        (["--policy", "toy0.yaml", "--prompts", "nps"], "--prompts nps: no shipped config of that name; did"),
+        (["--policy", "absent.yaml", "--prompts", "suite.yaml", "--output", "out"], "absent.yaml"),
+        (["--policy", "toy0.yaml", "measures.motion.config.enough=1"], "give it, or set rewards"),
+        (["--policy", "a=toy0.yaml", "--policy", "a=toy1.yaml", "--prompts", "suite.yaml"], "--policy a: is"),
+        (["--policy", "toy0.yaml", "--prompts", "suite.yaml", "rewards.x.use=motion"], "measures.NAME.*"),
+        (["--clips", "theirs.jsonl", "--prompts", "suite.yaml"], "as NAME=MANIFEST"),
+        (["--clips", "few=few.jsonl", "--prompts", "suite.yaml"], "no video of 5 of 6 scenes, of s1, s2, s3"),
+        (["--policy", "toy0.yaml", "--prompts", "no-clips.yaml", "--copy-context"], "have no context_clip"),
+        (
+            ["--policy", "toy0.yaml", "--prompts", "suite.yaml", "measures.motion.config.enuf=1"],
+            "did you mean 'enough'",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_line_and_nothing_is_written(place, capsys, argv, says):
+    write_manifest("few.jsonl", [{"id": "s0", "context": "-", "video": "after0.mp4"}])
+    write_manifest("plain.jsonl", [{"id": "s0", "context": "-"}])
+    Path("no-clips.yaml").write_text("prompts: plain.jsonl\nmeasures: {motion: {use: motion}}\n")
+    before = sorted(place.rglob("*"))
+    assert cli.main(["eval", *argv, *SMALL]) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert len(error.splitlines()) == 1
+    assert sorted(place.rglob("*")) == before
