@@ -66,7 +66,7 @@ def test_every_clip_is_captioned_and_every_pair_kept_or_dropped_with_a_reason(
         assert run.poll() is None, run.communicate()[1]
         time.sleep(0.05)
     run.send_signal(signal.SIGKILL)
-    run.wait()
+    run.communicate()
     done = finished(raw, output, server)
     report = json.loads((output / "report.json").read_text())
     assert report["videos"] == VIDEOS + 1
