@@ -43,7 +43,7 @@ class CurateCommand:
             action="append",
             default=[],
             metavar="URL",
-            help="of a server with the writer and checker (the captioner)",
+            help="of a server with the writer and checker (the captioner's)",
         )
         parser.add_argument("--llm-model", default="", metavar="MODEL", help="its served name")
         parser.add_argument("--json", action="store_true", help="print the yield as JSON in place of a table")
@@ -103,8 +103,9 @@ def _overrides(args: argparse.Namespace) -> list[str]:
         found.append(config.override("vlm.base_urls", args.url))
     if args.model:
         found.append(config.override("vlm.model", args.model))
-    if args.llm_url:
-        found.append(config.override("llm.base_urls", args.llm_url))
+    # Another model may be on the captioner's servers.
+    if llm_urls := args.llm_url or (args.url if args.llm_model else []):
+        found.append(config.override("llm.base_urls", llm_urls))
     if args.llm_model:
         found.append(config.override("llm.model", args.llm_model))
     return found

@@ -22,8 +22,8 @@ from tests.vllm.served import FRAMES_PER_SECOND, ROOT, Server
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1200)]
 
 VIDEOS = 12
-RIGHT = 0.75
-"""Share of the captions that name the colours that the tracker sees, as the world's judge is trained to."""
+RIGHT = 0.5
+"""Share of the captions that name the very colours that the tracker sees; of other clips a small one does."""
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_every_clip_is_captioned_and_every_pair_kept_or_dropped_with_a_reason(
         assert run.poll() is None, run.communicate()[1]
         time.sleep(0.05)
     run.send_signal(signal.SIGKILL)
-    run.wait()
+    run.communicate()
     done = finished(raw, output, server)
     report = json.loads((output / "report.json").read_text())
     assert report["videos"] == VIDEOS + 1
@@ -90,11 +90,15 @@ def test_captions_name_the_colours_that_are_there(server: Server, raw: Path, tmp
     names = ("dropped.jsonl", "manifest.jsonl")
     lines = [line for name in names for line in (tmp_path / "out" / name).read_text().splitlines()]
     captions = {row["id"]: row["caption"] for row in map(json.loads, lines) if "caption" in row}
-    right = 0
-    for number, scene in enumerate(scenes("heldout", VIDEOS, 5)):
-        seen = Tracker().caption(futures(scene.context, 1, 0))[0]
-        right += colours_of(seen) == colours_of(captions[f"{number:02d}-000-written"])
+    said = [colours_of(captions[f"{number:02d}-000-written"]) for number in range(VIDEOS)]
+    seen = [
+        colours_of(Tracker().caption(futures(scene.context, 1, 0))[0])
+        for scene in scenes("heldout", VIDEOS, 5)
+    ]
+    right = sum(one == other for one, other in zip(said, seen, strict=True))
+    of_the_next = sum(one == other for one, other in zip(said, seen[1:] + seen[:1], strict=True))
     assert right >= RIGHT * VIDEOS
+    assert right >= 3 * of_the_next
 
 
 def colours_of(text: str) -> set[str]:

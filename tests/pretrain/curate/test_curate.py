@@ -107,6 +107,16 @@ def test_a_refused_scene_is_written_anew_with_every_reason_so_far(raw: Path, tmp
         assert f"Somewhere elsewhere, {number}.\n  Refused: inconsistent: It is another place." in longest
 
 
+def test_captions_and_texts_may_come_from_two_models(raw: Path, tmp_path: Path) -> None:
+    with speaking(speaker(write), model="seer") as vlm, speaking(speaker(write), model="writer") as llm:
+        assert curate(raw, tmp_path, vlm, "--llm-url", llm.url, "llm.retries=0") == 0
+    assert all(not texts(request) for request in vlm.asked)
+    assert all(texts(request) for request in llm.asked)
+    assert {request["model"] for request in llm.asked} == {"writer"}
+    made_by = lines(tmp_path / "manifest.jsonl")[0]["made_by"]
+    assert (made_by["vlm"], made_by["llm"]) == ("seer", "writer")
+
+
 def texts(request: dict) -> list[str]:
     """What was asked without pictures."""
     content = request["messages"][0]["content"]
