@@ -155,7 +155,7 @@ def test_the_row_of_a_run_says_that_it_was_trained_on_the_measure(place, toy, ca
         (["--clips", "few=few.jsonl", "--prompts", "suite.yaml"], "no video of 5 of 6 scenes, of s1, s2, s3"),
         (["--policy", "toy0.yaml", "--prompts", "no-clips.yaml", "--copy-context"], "have no context_clip"),
         (
-            ["--policy", "toy0.yaml", "--prompts", "suite.yaml", "measures.motion.config.enuf=1"],
+            ["--policy", "toy0.yaml", "--prompts", "suite.yaml", "measures.motion.config.enoughh=1"],
             "did you mean 'enough'",
         ),
     ],

@@ -32,7 +32,7 @@ def run():
     return config.load("world", [*GRPO, *SMALL])
 
 
-def planned(run, costs, devices=1, memory=80 * GIB):
+def planned(run, costs, devices=1, memory=80.0 * GIB):
     return estimate(run, costs, devices=devices, memory=memory, rates=Rates())
 
 
