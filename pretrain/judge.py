@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset
+from transformers import Qwen2_5_VLForConditionalGeneration
 from trl.trainer.sft_trainer import SFTTrainer
 
 from policies.settings import Source
@@ -23,7 +24,7 @@ from pretrain.judge_clips import PART, Frames, faulty, generated_clips, true_cli
 from pretrain.judge_turns import JudgeTurns, Shown, Turn, copies, judge_turns
 from pretrain.marks import check_same, read_json, write_json
 from pretrain.trl_loop import run_stage, trl_arguments
-from pretrain.wider_heads import with_wider_heads
+from pretrain.wider_heads import heads_to_keep, with_wider_heads
 from rlnsp import config as configs
 from rlnsp.settings import ConfigError
 
@@ -37,6 +38,8 @@ CHAT_TEMPLATE = (
 )
 """As the comprehension model's, and of messages in parts, as servers get them.  Nothing stands between two
 frames, so that a server reads what the model was trained on."""
+PROBE = 24
+"""True clips that tell which heads are missed."""
 HELD_OUT = 48
 """True clips of held-out scenes, and as many faulty ones, for the curves."""
 
@@ -53,8 +56,8 @@ class JudgeConfig:
     """Of each, so many mirrored and recoloured forms."""
     true: int = 1200
     faulty: int = 1200
-    head_dim: int = 32
-    """Of its attention: vLLM's kernels for CPUs want 32 at least, and the comprehension model has 16."""
+    heads: int = 4
+    """Of its attention, in a layer: vLLM's kernels for CPUs want heads of 32 at least; 8 heads have 16."""
     clip_frames: int = 5
     """Evenly spaced frames that it is shown of a clip."""
     steps: int = 1000
@@ -99,7 +102,7 @@ def _trained(config: JudgeConfig, folder: Path) -> Comprehension:
         Source(path=str(start / "comprehension")), limits=Limits(clip_frames=config.clip_frames)
     )
     torch.manual_seed(config.seed)
-    comprehension.model = with_wider_heads(comprehension.model, config.head_dim)
+    comprehension.model = _with_heads(comprehension, config, folder / "heads.json")
     model = comprehension.model.requires_grad_(True).train()
     arguments = trl_arguments(
         folder / "training",
@@ -154,6 +157,24 @@ def _lessons(config: JudgeConfig, start: Path, folder: Path) -> tuple[Frames, li
     unseen = [Shown(len(events) + row, event) for row, event in enumerate([*kept_events, *kept_events])]
     lessons = _kept(folder / "lessons.json", lambda: judge_turns(clips, shown + forms, rng))
     return clips, lessons, _kept(folder / "asked.json", lambda: judge_turns(clips, unseen, rng))
+
+
+def _with_heads(
+    comprehension: Comprehension, config: JudgeConfig, path: Path
+) -> Qwen2_5_VLForConditionalGeneration:
+    """The model with as many heads as asked for: those which captions and verdicts miss the most."""
+    if not path.is_file():
+        rng = np.random.default_rng(config.seed)
+        events, clips = true_clips("train", PROBE, rng)
+        turns = judge_turns(clips, [Shown(row, event) for row, event in enumerate(events)], rng)
+        batch = JudgeTurns(comprehension=comprehension, clips=clips)([asdict(turn) for turn in turns])
+
+        def loss() -> float:
+            with torch.no_grad():
+                return float(comprehension.model(**batch).loss)
+
+        write_json(path, {"heads": heads_to_keep(comprehension.model, config.heads, loss)})
+    return with_wider_heads(comprehension.model, read_json(path)["heads"])
 
 
 def _kept(path: Path, make: Callable[[], list[Turn]]) -> list[Turn]:

@@ -4,66 +4,93 @@ Shapes: W hidden size, D size of a head.
 """
 
 import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from rlnsp.settings import ConfigError
 
 
-def with_wider_heads(
-    model: Qwen2_5_VLForConditionalGeneration, head_dim: int
-) -> Qwen2_5_VLForConditionalGeneration:
-    """A copy of ``model`` with W / ``head_dim`` heads, one for each head of keys and values that it has.
+def heads_to_keep(
+    model: Qwen2_5_VLForConditionalGeneration, heads: int, loss: Callable[[], float]
+) -> list[list[int]]:
+    """Of each layer the ``heads`` query heads that are left when the least missed is removed, one at a time.
 
-    Of the query heads that share keys and values, the one with the largest weights is kept, and does what it
-    did: its rotary frequencies are among a wider one's.  What that has room for beside has no effect yet, but
-    a gradient.  Seeded by the caller.
+    Most heads are hardly missed (Michel et al., "Are Sixteen Heads Really Better than One?", arXiv:1905.10650);
+    which, is measured, since those of largest weights are not those that read images.
+
+    Args:
+        model: left as it was.
+        heads: to keep of a layer.
+        loss: of ``model`` as it is when called.
+    """
+    text: Any = model.config.text_config
+    left = [list(range(text.num_attention_heads)) for _ in range(text.num_hidden_layers)]
+    while tried := [(layer, head) for layer, row in enumerate(left) if len(row) > heads for head in row]:
+        without: dict[tuple[int, int], float] = {}
+        for layer, head in tried:
+            others = [[h for h in row if (i, h) != (layer, head)] for i, row in enumerate(left)]
+            with _only(model, others):
+                without[layer, head] = loss()
+        layer, head = min(without, key=lambda one: without[one])
+        left[layer].remove(head)
+    return left
+
+
+def with_wider_heads(
+    model: Qwen2_5_VLForConditionalGeneration, kept: Sequence[Sequence[int]]
+) -> Qwen2_5_VLForConditionalGeneration:
+    """A copy of ``model`` with the heads ``kept`` of each layer, each with keys and values of its own.
+
+    A layer's heads share W as before, and so are wider.  They do what they did: their rotary frequencies are among
+    those of wider ones.  What a head has room for beside that has no effect yet, but a gradient.  Seeded by the
+    caller.
 
     Raises:
-        ConfigError: that many heads are not as many as its heads of keys and values, or not wider.
+        ConfigError: layers keep different numbers of heads, or the wider heads are no multiple of the old ones.
     """
     text: Any = copy.deepcopy(model.config.text_config)
     width, old = text.hidden_size, text.hidden_size // text.num_attention_heads
-    heads, factor = width // head_dim, head_dim // old
-    if heads != text.num_key_value_heads or factor * old != head_dim or head_dim % 2:
+    heads = len(kept[0])
+    if {len(row) for row in kept} != {heads} or width % heads or (width // heads) % old:
         raise ConfigError(
-            f"head_dim={head_dim}: a model of width {width} with {text.num_key_value_heads} heads of keys "
-            f"and values can only have heads of {width // text.num_key_value_heads}"
+            f"heads {[list(row) for row in kept]}: keep as many of each layer, so that their size is a multiple of "
+            f"{old}, out of a width of {width}"
         )
-    shared = text.num_attention_heads // heads
-    text.num_attention_heads = heads
+    size, factor = width // heads, width // heads // old
+    shared = text.num_attention_heads // text.num_key_value_heads
+    text.num_attention_heads = text.num_key_value_heads = heads
     text.rope_parameters = {
         **text.rope_parameters,
-        "mrope_section": [factor * size for size in text.rope_parameters["mrope_section"]],
+        "mrope_section": [factor * section for section in text.rope_parameters["mrope_section"]],
     }
     config = copy.deepcopy(model.config)
     config.text_config = text
     made = Qwen2_5_VLForConditionalGeneration(config)
     weights, fresh = model.state_dict(), made.state_dict()
     for name in fresh:
-        if ".self_attn." not in name or "visual" in name:
+        if ".self_attn." not in name:
             fresh[name] = weights[name]
     # A pair of a head's dimensions turns by theta^(-2 pair / D): in the wider head, every factor-th one does.
     pairs = torch.arange(old // 2) * factor
-    rotary = torch.cat([pairs, pairs + head_dim // 2])
-    for layer in range(text.num_hidden_layers):
+    rotary = torch.cat([pairs, pairs + size // 2])
+    for layer, row in enumerate(kept):
         place = f"model.language_model.layers.{layer}.self_attn"
-        for head in range(heads):
-            rows = slice(head * head_dim, (head + 1) * head_dim)
-            group = range(head * shared, (head + 1) * shared)
-            kept = max(group, key=lambda one: _size(weights, place, one, old))
-            queries, keys = (slice(one * old, (one + 1) * old) for one in (kept, head))
+        for number, head in enumerate(row):
+            to = slice(number * size, (number + 1) * size)
+            queries = slice(head * old, (head + 1) * old)
+            keys = slice(head // shared * old, (head // shared + 1) * old)
             for kind in ("weight", "bias"):
-                q, k, v = (fresh[f"{place}.{part}_proj.{kind}"][rows] for part in "qkv")
+                q, k, v = (fresh[f"{place}.{part}_proj.{kind}"][to] for part in "qkv")
                 q.zero_()
                 # Scores are divided by the root of a head's size.
                 q[rotary] = weights[f"{place}.q_proj.{kind}"][queries] * factor**0.5
                 k[rotary] = weights[f"{place}.k_proj.{kind}"][keys]
                 v[:old] = weights[f"{place}.v_proj.{kind}"][keys]
-            o = fresh[f"{place}.o_proj.weight"][:, rows]
+            o = fresh[f"{place}.o_proj.weight"][:, to]
             o.zero_()
             o[:, :old] = weights[f"{place}.o_proj.weight"][:, queries]
     made.load_state_dict(fresh)
@@ -71,7 +98,19 @@ def with_wider_heads(
     return made
 
 
-def _size(weights: dict[str, Tensor], place: str, head: int, old: int) -> float:
-    rows = slice(head * old, (head + 1) * old)
-    q, o = weights[f"{place}.q_proj.weight"][rows], weights[f"{place}.o_proj.weight"][:, rows]
-    return float(q.norm() * o.norm())
+@contextmanager
+def _only(model: Qwen2_5_VLForConditionalGeneration, kept: Sequence[Sequence[int]]) -> Iterator[None]:
+    """While open, other query heads say nothing."""
+    layers: Any = model.model.language_model.layers
+    whole = [layer.self_attn.o_proj.weight.detach().clone() for layer in layers]
+    text: Any = model.config.text_config
+    with torch.no_grad():
+        for layer, row in zip(layers, kept, strict=True):
+            silent = [head for head in range(text.num_attention_heads) if head not in row]
+            layer.self_attn.o_proj.weight.unflatten(1, (text.num_attention_heads, -1))[:, silent] = 0
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for layer, before in zip(layers, whole, strict=True):
+                layer.self_attn.o_proj.weight.copy_(before)
