@@ -1,5 +1,5 @@
-# pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportOptionalMemberAccess=false
-# torch types a module's parts as tensors or modules.
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -20,18 +20,23 @@ def comprehension() -> Comprehension:
     return load_comprehension(Source(path=str(policy_folder("world") / "comprehension")))
 
 
+def attention(model: Any) -> list[Any]:
+    """Of each layer."""
+    return [layer.self_attn for layer in model.model.language_model.layers]
+
+
 def silence(comprehension: Comprehension, kept: list[list[int]]) -> None:
     with torch.no_grad():
-        for layer, row in zip(comprehension.model.model.language_model.layers, kept, strict=True):
+        for own, row in zip(attention(comprehension.model), kept, strict=True):
             for head in set(range(8)) - set(row):
-                layer.self_attn.o_proj.weight[:, 16 * head : 16 * (head + 1)] = 0
+                own.o_proj.weight[:, 16 * head : 16 * (head + 1)] = 0
 
 
 def test_wider_heads_do_what_they_did(comprehension: Comprehension) -> None:
     silence(comprehension, KEPT)
     wider = with_wider_heads(comprehension.model, KEPT)
-    assert wider.config.text_config.num_attention_heads == 4
-    assert wider.config.text_config.num_key_value_heads == 4
+    text: Any = wider.config.text_config
+    assert (text.num_attention_heads, text.num_key_value_heads) == (4, 4)
     clip = np.random.default_rng(0).integers(0, 256, (9, 64, 64, 3), dtype=np.uint8)
     batch = batch_of(comprehension, [(DESCRIBE, "A red ball.", clip), ("Any text.", "Pass", None)])
     attended = batch["attention_mask"].bool()
@@ -44,25 +49,32 @@ def test_wider_heads_do_what_they_did(comprehension: Comprehension) -> None:
 def test_what_a_wider_head_has_room_for_can_be_learned(comprehension: Comprehension) -> None:
     wider = with_wider_heads(comprehension.model, KEPT).requires_grad_(True)
     batch = batch_of(comprehension, [("Any text.", "Pass", None)])
-    wider(**batch).loss.backward()
-    attention = wider.model.language_model.layers[0].self_attn
-    for gradient in (attention.q_proj.weight.grad, attention.o_proj.weight.grad.T):
+    loss: Any = wider(**batch).loss
+    loss.backward()
+    first = attention(wider)[0]
+    for gradient in (first.q_proj.weight.grad, first.o_proj.weight.grad.T):
         assert (gradient.abs().sum(1) > 0).all()
 
 
-def test_heads_that_say_nothing_are_the_first_to_go(comprehension: Comprehension) -> None:
+def test_the_heads_that_stay_are_those_on_which_the_loss_depends(comprehension: Comprehension) -> None:
     silence(comprehension, [[1, 2, 3, 4, 5, 6]] * 4)
     weights = {name: value.clone() for name, value in comprehension.model.state_dict().items()}
     batch = batch_of(comprehension, [("Preceding scene: A red ball rolls.", "A red ball stops.", None)])
-
-    def loss() -> float:
-        with torch.no_grad():
-            return float(comprehension.model(**batch).loss)
-
-    whole = loss()
-    kept = heads_to_keep(comprehension.model, 6, lambda: abs(loss() - whole))
-    assert kept == [[1, 2, 3, 4, 5, 6]] * 4
+    assert heads_to_keep(comprehension.model, 6, [batch, batch]) == [[1, 2, 3, 4, 5, 6]] * 4
     assert all(torch.equal(value, weights[name]) for name, value in comprehension.model.state_dict().items())
+    assert not any(value.requires_grad for value in comprehension.model.parameters())
+
+    def loss(head: int, gate: float) -> float:
+        projection = attention(comprehension.model)[0].o_proj.weight
+        with torch.no_grad():
+            projection[:, 16 * head : 16 * (head + 1)] *= gate
+            found: Any = comprehension.model(**batch).loss
+            projection[:, 16 * head : 16 * (head + 1)] /= gate
+        return float(found)
+
+    slope = {head: abs(loss(head, 1.1) - loss(head, 0.9)) for head in range(1, 7)}
+    steepest = sorted(sorted(slope, key=lambda head: -slope[head])[:3])
+    assert heads_to_keep(comprehension.model, 3, [batch])[0] == steepest
 
 
 @pytest.mark.parametrize("kept", [[[0, 1, 2]] * 4, [[0, 1, 2, 3]] * 3 + [[0, 1]]])
