@@ -37,6 +37,7 @@ class Server:
             max_model_len=1024,
             dtype="float32",
             cpu=True,
+            kv_cache_mib=64,  # 4 KiB a token: 16 questions of 1024
             python=str(PYTHON),
         )
         self.log = folder / "vllm.log"
