@@ -42,7 +42,7 @@ class Serving:
     cpu: bool = False
     """For vLLM's build for CPUs."""
     kv_cache_mib: int = 1024
-    """On a CPU, for keys and values: a token takes 2 x layers x heads of keys x their size x bytes of a number,
+    """On a CPU, for keys and values: a token takes 2 x layers x heads of keys x their size x bytes a number,
     56 KiB for Qwen2.5-VL-7B, so that 1 GiB holds a question of 16384 tokens and a little."""
     python: str = ""
     """The interpreter of vLLM's own environment; empty: this one."""
@@ -83,7 +83,7 @@ class Serving:
         words = [self.python or sys.executable, "-m", MODULE]
         if self.cpu:
             words += ["--enforce-eager"]  # compiling takes minutes, and wants a compiler
-            # Else it claims nearly all of the machine's memory, and does not start where others use some of it.
+            # Else it claims 92% of the memory, and does not start where others use some of it.
             words += ["--kv-cache-memory-bytes", str(self.kv_cache_mib * 2**20)]
         words += ["--model", model]
         words += ["--served-model-name", self.served_name]
