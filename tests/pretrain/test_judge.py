@@ -14,7 +14,15 @@ from pretrain.turns import IGNORED
 from rlnsp.settings import ConfigError
 
 TINY = JudgeConfig(
-    generated=PART, copies=0, true=2, faulty=2, clip_frames=2, seeing_steps=2, steps=2, batch_size=2
+    generated=PART,
+    copies=0,
+    true=2,
+    faulty=2,
+    clip_frames=2,
+    seeing_steps=2,
+    steps=2,
+    verdict_steps=2,
+    batch_size=2,
 )
 
 
