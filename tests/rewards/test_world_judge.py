@@ -11,10 +11,6 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer
 import policies
 import rewards
 from pretrain.judge import CHAT_TEMPLATE, JudgeConfig
-from rewards.nsp_reward.evaluation import measure, world_clips
-from rewards.nsp_reward.local import LocalConfig
-from rewards.nsp_reward.reward import NSPReward
-from rlnsp.chat import FramesConfig
 
 FOLDER = Path(rewards.__file__ or "").parent / "world_judge"
 LIMIT = 20_000_000

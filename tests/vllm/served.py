@@ -6,7 +6,6 @@ import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Sequence
 from pathlib import Path
 
 from rewards.nsp_reward.serving import Serving
@@ -104,9 +103,3 @@ def settings(server: Server) -> list[str]:
         f"{place}.openai.retries=1",
         f"{place}.openai.retry_wait_s=0.1",
     ]
-
-
-def shares(verdicts: Sequence[bool]) -> tuple[float, float]:
-    """Of the true clips and of the still ones of ``clips``, the shares that pass."""
-    half = len(verdicts) // 2
-    return sum(verdicts[:half]) / half, sum(verdicts[half:]) / half
