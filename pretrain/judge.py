@@ -24,7 +24,7 @@ from policies.unified.comprehension import Comprehension
 from policies.unified.policy import Unified
 from policies.unified.settings import Limits
 from pretrain.judge_clips import PART, Frames, faulty, generated_clips, true_clips
-from pretrain.judge_turns import JudgeTurns, Shown, Turn, copies, judge_turns, written_verdicts
+from pretrain.judge_turns import JudgeTurns, Shown, Turn, copies, judge_turns
 from pretrain.marks import check_same, read_json, write_json
 from pretrain.seeing import learn_to_see
 from pretrain.trl_loop import last_checkpoint, run_stage, trl_arguments
@@ -68,8 +68,6 @@ class JudgeConfig:
     seeing_steps: int = 250
     """Of the vision tower alone, before the others."""
     steps: int = 600
-    verdict_steps: int = 200
-    """After those, three quarters of them on verdicts about captions alone."""
     batch_size: int = 16
     learning_rate: float = 1e-3
     save_every: int = 100
@@ -124,45 +122,26 @@ def _trained(config: JudgeConfig, folder: Path) -> Comprehension:
     if last_checkpoint(folder / "training") is None:
         losses = learn_to_see(comprehension, clips, lessons, steps=config.seeing_steps, seed=config.seed)
         write_json(folder / "seeing.json", {"loss": losses})
-    _learn(comprehension, clips, lessons, asked, config, config.steps, folder / "training")
-    rng = np.random.default_rng(config.seed)
-    rows = config.verdict_steps * config.batch_size
-    # Of a whole scene and a whole caption one bit is said: it takes many more of them than of clips.
-    mixed = written_verdicts(3 * rows // 4, rng)
-    mixed += [lessons[row] for row in rng.choice(len(lessons), rows - len(mixed))]
-    _learn(comprehension, clips, mixed, asked, config, config.verdict_steps, folder / "verdicts")
-    comprehension.tokenizer.chat_template = CHAT_TEMPLATE
-    return comprehension
-
-
-def _learn(
-    comprehension: Comprehension,
-    clips: Frames,
-    lessons: list[Turn],
-    asked: list[Turn],
-    config: JudgeConfig,
-    steps: int,
-    folder: Path,
-) -> None:
-    """So many steps of TRL's trainer, on in ``folder`` from where they were stopped."""
-    comprehension.model.requires_grad_(True).train()
+    model = comprehension.model.requires_grad_(True).train()
     arguments = trl_arguments(
-        folder,
-        steps=steps,
+        folder / "training",
+        steps=config.steps,
         batch_size=config.batch_size,
         learning_rate=config.learning_rate,
         save_every=config.save_every,
         seed=config.seed,
     )
     trainer = _TurnTrainer(
-        model=comprehension.model,
+        model=model,
         args=arguments,
         train_dataset=Dataset.from_list([asdict(turn) for turn in lessons]),
         eval_dataset=Dataset.from_list([asdict(turn) for turn in asked]),
         data_collator=JudgeTurns(comprehension=comprehension, clips=clips),
         processing_class=comprehension.tokenizer,
     )
-    run_stage(trainer, comprehension.model, folder)
+    run_stage(trainer, model, folder / "training")
+    comprehension.tokenizer.chat_template = CHAT_TEMPLATE
+    return comprehension
 
 
 class _TurnTrainer(SFTTrainer):

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from policies.unified.comprehension import Comprehension
 from pretrain.judge_clips import Frames, recoloured
-from pretrain.recognition import FIRST_PHRASING, Recognised, Side, follows, recognise
+from pretrain.recognition import Recognised, Side, follows, recognise
 from pretrain.turns import DESCRIBE, JUDGE, batch_of
 from rlnsp.world import language
-from rlnsp.world.events import COLOURS, Event, sample_events, split_of
+from rlnsp.world.events import COLOURS, Event, split_of
 
 NAMES = tuple(COLOURS)
 SAME = tuple(range(len(NAMES)))
@@ -77,17 +77,6 @@ def judge_turns(clips: Frames, shown: Sequence[Shown], rng: np.random.Generator)
     return turns
 
 
-def written_verdicts(n: int, rng: np.random.Generator) -> list[Turn]:
-    """Verdicts on what true clips of ``n`` scenes would be said to show; about half of them pass."""
-    turns = []
-    for event in sample_events("train", n, rng):
-        way = event.direction if event.direction != "either" else _side(rng)
-        said = language.caption(event, way, bool(rng.random() < 0.5), np.random.default_rng(FIRST_PHRASING))
-        seen = Recognised(event=replace(event, direction=way), checks={}, caption=said)
-        turns.append(_verdict(event, seen, rng))
-    return turns
-
-
 def _verdict(own: Event, seen: Recognised, rng: np.random.Generator) -> Turn:
     shows = seen.event if seen.event is not None and seen.holds else own
     asked = own if rng.random() < 0.5 else near(shows, rng)
@@ -145,10 +134,6 @@ def _other_side(side: Side) -> Side:
     return "left" if side == "right" else "right"
 
 
-def _side(rng: np.random.Generator) -> Side:
-    return "left" if rng.random() < 0.5 else "right"
-
-
 def _free(event: Event, rng: np.random.Generator) -> str:
     taken = (event.actor, event.other, event.bystander)
     return str(rng.choice([colour for colour in COLOURS if colour not in taken]))
@@ -163,7 +148,8 @@ def _to_the_other_side(event: Event, rng: np.random.Generator) -> Event:
 def _star(event: Event, rng: np.random.Generator) -> Event:
     """Come, gone, of another colour or in the other corner."""
     if event.bystander is None:
-        return replace(event, bystander=_free(event, rng), bystander_side=_side(rng))
+        side: Side = "left" if rng.random() < 0.5 else "right"
+        return replace(event, bystander=_free(event, rng), bystander_side=side)
     return [
         replace(event, bystander=None, bystander_side="left"),
         replace(event, bystander=_free(event, rng)),

@@ -21,7 +21,6 @@ TINY = JudgeConfig(
     clip_frames=2,
     seeing_steps=2,
     steps=2,
-    verdict_steps=2,
     batch_size=2,
 )
 
