@@ -20,6 +20,7 @@ from policies.unified import files
 from policies.unified.policy import Unified
 from pretrain.judge import JudgeConfig
 from rewards.nsp_reward.evaluation import Labelled, measure, world_clips
+from rewards.nsp_reward.judging import Mode
 from rewards.nsp_reward.local import LocalConfig
 from rewards.nsp_reward.reward import NSPReward
 from rlnsp import config, world
@@ -30,6 +31,7 @@ from rlnsp.rollout import sample_each
 PAGE = Path("docs/judge-figures.md")
 SEED = 77
 """Of the held-out scenes and of the noise; no training has seen it."""
+MODES: tuple[Mode, ...] = ("soft", "binary")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -46,8 +48,9 @@ def main(argv: list[str] | None = None) -> int:
         "the judge": TO,
     }
     found = {
-        (name, kind): measure(judge(folder).judge, some, graded=True)
+        (name, mode, kind): measure(judge(folder, mode).judge, some, graded=mode == "soft")
         for name, folder in models.items()
+        for mode in MODES
         for kind, some in clips.items()
     }
     args.to.write_text(page(found), encoding="utf-8")
@@ -73,37 +76,39 @@ def own_clips(n: int) -> list[Labelled]:
     ]
 
 
-def judge(folder: Path) -> NSPReward:
+def judge(folder: Path, mode: Mode) -> NSPReward:
     """A model of that folder, asked as it was trained to be."""
     shown = world.FPS * (JudgeConfig.clip_frames - 1) / (world.FRAMES - 1)
     local = LocalConfig(model=str(folder), dtype="fp32", device="cpu")
     asked = NSPReward.Config(
-        judge="transformers", mode="soft", prompts="world", frames=FramesConfig(fps=shown), transformers=local
+        judge="transformers", mode=mode, prompts="world", frames=FramesConfig(fps=shown), transformers=local
     )
     return NSPReward(asked)
 
 
-def page(found: Mapping[tuple[str, str], Mapping[str, Any]]) -> str:
-    """The table, and the calibration of the last model on the first kind of clips."""
+def page(found: Mapping[tuple[str, str, str], Mapping[str, Any]]) -> str:
+    """The table, and the calibration of the last model in mode soft on the first kind of clips."""
     lines = [
         "# How good the judges of the embedded world are",
         "",
         "Written by `python -m benchmarks.judge_figures`; what is right, the tracker says.",
         "",
-        "| judge | clips | n | agreement | kappa | passes what fails | fails what passes | ECE | Brier |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| judge | mode | clips | n | agreement | kappa | passes what fails | fails what passes | ECE "
+        "| Brier |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for (name, kind), one in found.items():
-        truth, told, n = one["truth"], one["calibration"], one["clips"] - one["unscored"]
+    for (name, mode, kind), one in found.items():
+        truth, told, n = one["truth"], one.get("calibration"), one["clips"] - one["unscored"]
+        sure = f"{told['ece']:.3f} | {told['brier']:.3f}" if told else "- | -"
         wrong = truth["only_judge"] / max(truth["only_judge"] + truth["both_fail"], 1)
         missed = truth["only_other"] / max(truth["only_other"] + truth["both_pass"], 1)
         lines.append(
-            f"| {name} | {kind} | {n} | {truth['agreement']:.1%} | {_kappa(truth)} | "
-            f"{wrong:.1%} | {missed:.1%} | {told['ece']:.3f} | {told['brier']:.3f} |"
+            f"| {name} | {mode} | {kind} | {n} | {truth['agreement']:.1%} | {_kappa(truth)} | "
+            f"{wrong:.1%} | {missed:.1%} | {sure} |"
         )
-    name, kind = list(found)[-2]
-    lines += ["", f"P(Pass) of {name} on {kind}:", "", "| P(Pass) | clips | pass |", "|---|---|---|"]
-    lines += _bins(found[name, kind]["calibration"]["bins"])
+    last = [key for key in found if key[1] == "soft"][-2]
+    lines += ["", f"P(Pass) of {last[0]} on {last[2]}:", "", "| P(Pass) | clips | pass |", "|---|---|---|"]
+    lines += _bins(found[last]["calibration"]["bins"])
     return "\n".join([*lines, ""])
 
 

@@ -8,10 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import Qwen2_5_VLForConditionalGeneration
 from trl.trainer.sft_trainer import SFTTrainer
 
 from policies.settings import Source
@@ -22,8 +26,10 @@ from policies.unified.settings import Limits
 from pretrain.judge_clips import PART, Frames, faulty, generated_clips, true_clips
 from pretrain.judge_turns import JudgeTurns, Shown, Turn, copies, judge_turns
 from pretrain.marks import check_same, read_json, write_json
-from pretrain.trl_loop import run_stage, trl_arguments
-from pretrain.wider_heads import with_wider_heads
+from pretrain.seeing import learn_to_see
+from pretrain.trl_loop import last_checkpoint, run_stage, trl_arguments
+from pretrain.turns import IGNORED
+from pretrain.wider_heads import heads_to_keep, with_wider_heads
 from rlnsp import config as configs
 from rlnsp.settings import ConfigError
 
@@ -37,6 +43,8 @@ CHAT_TEMPLATE = (
 )
 """As the comprehension model's, and of messages in parts, as servers get them.  Nothing stands between two
 frames, so that a server reads what the model was trained on."""
+PROBE = 24
+"""True clips that tell which heads are missed."""
 HELD_OUT = 48
 """True clips of held-out scenes, and as many faulty ones, for the curves."""
 
@@ -53,21 +61,32 @@ class JudgeConfig:
     """Of each, so many mirrored and recoloured forms."""
     true: int = 1200
     faulty: int = 1200
-    head_dim: int = 32
-    """Of its attention: vLLM's kernels for CPUs want 32 at least, and the comprehension model has 16."""
+    heads: int = 4
+    """Of its attention, in a layer: vLLM's kernels for CPUs want heads of 32 at least; 8 heads have 16."""
     clip_frames: int = 5
     """Evenly spaced frames that it is shown of a clip."""
-    steps: int = 1000
+    seeing_steps: int = 250
+    """Of the vision tower alone, before the others."""
+    steps: int = 600
     batch_size: int = 16
     learning_rate: float = 1e-3
-    save_every: int = 200
+    save_every: int = 100
     first_scenes: int = 1001
     """The seed of the first ``PART`` scenes."""
     seed: int = 0
     threads: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("generated", "true", "faulty", "clip_frames", "steps", "batch_size", "save_every"):
+        for name in (
+            "generated",
+            "true",
+            "faulty",
+            "clip_frames",
+            "seeing_steps",
+            "steps",
+            "batch_size",
+            "save_every",
+        ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"judge.{name} must be at least 1; got {getattr(self, name)}")
         if self.generated % PART:
@@ -99,7 +118,10 @@ def _trained(config: JudgeConfig, folder: Path) -> Comprehension:
         Source(path=str(start / "comprehension")), limits=Limits(clip_frames=config.clip_frames)
     )
     torch.manual_seed(config.seed)
-    comprehension.model = with_wider_heads(comprehension.model, config.head_dim)
+    comprehension.model = _with_heads(comprehension, config)
+    if last_checkpoint(folder / "training") is None:
+        losses = learn_to_see(comprehension, clips, lessons, steps=config.seeing_steps, seed=config.seed)
+        write_json(folder / "seeing.json", {"loss": losses})
     model = comprehension.model.requires_grad_(True).train()
     arguments = trl_arguments(
         folder / "training",
@@ -109,7 +131,7 @@ def _trained(config: JudgeConfig, folder: Path) -> Comprehension:
         save_every=config.save_every,
         seed=config.seed,
     )
-    trainer = SFTTrainer(
+    trainer = _TurnTrainer(
         model=model,
         args=arguments,
         train_dataset=Dataset.from_list([asdict(turn) for turn in lessons]),
@@ -120,6 +142,40 @@ def _trained(config: JudgeConfig, folder: Path) -> Comprehension:
     run_stage(trainer, model, folder / "training")
     comprehension.tokenizer.chat_template = CHAT_TEMPLATE
     return comprehension
+
+
+class _TurnTrainer(SFTTrainer):
+    """Each turn counts the same: of all answers' tokens, those of verdicts are one in fifty."""
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The mean over turns of the mean over the answer's tokens."""
+        labels = inputs["labels"]
+        outputs = model(
+            **{name: value for name, value in inputs.items() if name != "labels"}, use_cache=False
+        )
+        loss = loss_of_turns(outputs.logits, labels)
+        return (loss, outputs) if return_outputs else loss
+
+
+def loss_of_turns(logits: Tensor, labels: Tensor) -> Tensor:
+    """The mean over turns of the mean over the answer's tokens, in nats.
+
+    Args:
+        logits: (B, L, V); those at a token are of the next one.
+        labels: (B, L); ``IGNORED`` but for answers.
+    """
+    asked = labels[:, 1:]
+    losses = cross_entropy(
+        logits[:, :-1].flatten(0, 1).float(), asked.flatten(), ignore_index=IGNORED, reduction="none"
+    )
+    tokens = (asked != IGNORED).sum(1)
+    return (losses.view_as(asked).sum(1) / tokens).mean()
 
 
 @contextmanager
@@ -154,6 +210,16 @@ def _lessons(config: JudgeConfig, start: Path, folder: Path) -> tuple[Frames, li
     unseen = [Shown(len(events) + row, event) for row, event in enumerate([*kept_events, *kept_events])]
     lessons = _kept(folder / "lessons.json", lambda: judge_turns(clips, shown + forms, rng))
     return clips, lessons, _kept(folder / "asked.json", lambda: judge_turns(clips, unseen, rng))
+
+
+def _with_heads(comprehension: Comprehension, config: JudgeConfig) -> Qwen2_5_VLForConditionalGeneration:
+    """The model with as many heads as asked for: those that captions and verdicts depend on most."""
+    rng = np.random.default_rng(config.seed)
+    events, clips = true_clips("train", PROBE, rng)
+    turns = judge_turns(clips, [Shown(row, event) for row, event in enumerate(events)], rng)
+    collate = JudgeTurns(comprehension=comprehension, clips=clips)
+    batches = (collate([asdict(turn)]) for turn in turns)
+    return with_wider_heads(comprehension.model, heads_to_keep(comprehension.model, config.heads, batches))
 
 
 def _kept(path: Path, make: Callable[[], list[Turn]]) -> list[Turn]:

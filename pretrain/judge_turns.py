@@ -31,6 +31,10 @@ class Turn:
     colours: Sequence[int] = SAME
     """As for ``recoloured``."""
 
+    def of(self, clips: Frames) -> Frames:
+        """The frames (F, H, W, 3) that are shown."""
+        return _turned(clips[self.clip], self.mirrored, self.colours)
+
 
 class Shown(NamedTuple):
     """A clip in a form in which it is shown, and the scene whose next one it was meant to be."""
@@ -120,14 +124,8 @@ class JudgeTurns:
         return batch_of(
             self.comprehension,
             [
-                (
-                    row["question"],
-                    row["answer"],
-                    None
-                    if row["clip"] < 0
-                    else _turned(self.clips[row["clip"]], row["mirrored"], row["colours"]),
-                )
-                for row in rows
+                (turn.question, turn.answer, turn.of(self.clips) if turn.clip >= 0 else None)
+                for turn in (Turn(**row) for row in rows)
             ],
         )
 

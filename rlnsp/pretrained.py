@@ -75,7 +75,15 @@ def find_model(path: str, remedy: str) -> str:
     return str(folder) if folder.is_dir() else path
 
 
-def load_model(kind: type[M], path: str, remedy: str, dtype: torch.dtype, revision: str | None = None) -> M:
+def load_model(
+    kind: type[M],
+    path: str,
+    remedy: str,
+    dtype: torch.dtype,
+    revision: str | None = None,
+    *,
+    local_files_only: bool = False,
+) -> M:
     """A model of transformers, of safetensors alone; see ``find_model``.
 
     Raises:
@@ -88,21 +96,28 @@ def load_model(kind: type[M], path: str, remedy: str, dtype: torch.dtype, revisi
             "model",
             path,
             lambda: loader(
-                found, dtype=dtype, revision=revision, use_safetensors=True, output_loading_info=True
+                found,
+                dtype=dtype,
+                revision=revision,
+                local_files_only=local_files_only,
+                use_safetensors=True,
+                output_loading_info=True,
             ),
         ),
     )
 
 
-def load_part(kind: type[Any], path: str, remedy: str, revision: str | None = None) -> Any:
-    """A tokenizer or an image processor that lies beside a model.
+def load_part(
+    kind: type[Any], path: str, remedy: str, revision: str | None = None, *, local_files_only: bool = False
+) -> Any:
+    """A config, a tokenizer or an image processor that lies beside a model.
 
     Raises:
         ConfigError: it cannot be loaded; with ``remedy``.
     """
     found, loader = find_model(path, remedy), _from_pretrained(kind)
-    name = kind.__name__
-    part = _with_remedy(remedy, lambda: load(name, path, lambda: loader(found, revision=revision)))
+    name, how = kind.__name__, {"revision": revision, "local_files_only": local_files_only}
+    part = _with_remedy(remedy, lambda: load(name, path, lambda: loader(found, **how)))
     if isinstance(part, PreTrainedTokenizerBase) and part.vocab_size < FEWEST_TOKENS:
         # transformers goes on without a vocabulary where its file is missing.
         raise ConfigError(f"{path}: the tokenizer has no vocabulary. {remedy}")

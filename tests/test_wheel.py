@@ -58,8 +58,9 @@ def test_the_wheel_holds_the_four_packages_the_configs_and_nothing_of_the_tests(
     assert {f"rlnsp/report/template/report.{kind}" for kind in ("html.j2", "css", "js")} <= set(names)
 
 
-def test_the_wheel_holds_the_worlds_weights(wheel):
-    files = [path for path in (ROOT / "policies/world").rglob("*") if path.is_file()]
+@pytest.mark.parametrize("folder", ["policies/world", "rewards/world_judge"])
+def test_the_wheel_holds_the_worlds_weights(folder, wheel):
+    files = [path for path in (ROOT / folder).rglob("*") if path.is_file()]
     assert files
     with zipfile.ZipFile(wheel) as archive:
         assert {str(path.relative_to(ROOT)) for path in files} <= set(archive.namelist())

@@ -70,6 +70,9 @@ def _add_serving(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--dtype", default="auto", help="auto, bfloat16, float32 (auto)")
     group.add_argument("--cpu", action="store_true", help="for vLLM's build for CPUs")
+    group.add_argument(
+        "--kv-cache-mib", type=int, default=1024, metavar="N", help="memory for questions on a CPU (1024)"
+    )
     group.add_argument("--python", default="", metavar="PATH", help="of vLLM's own environment (this one)")
 
 

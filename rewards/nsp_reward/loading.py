@@ -1,4 +1,4 @@
-"""Weights of a judge, by from_pretrained; whatever is wrong said in one line."""
+"""Weights of a judge, by from_pretrained, and what tells them from others."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rewards.nsp_reward.local import LocalConfig
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl")
+REMEDY = "transformers.model takes a Qwen-VL: its folder, or its id on a model hub."
 FILES = ("*.safetensors", "*.json", "*.jinja")
 
 
@@ -21,46 +22,23 @@ def load_qwen(config: LocalConfig) -> tuple[Any, Any, Any]:
     Raises:
         ConfigError: neither a folder nor a hub's id, something missing, or a model of another family.
     """
-    import torch
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer, GenerationConfig
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
-    from transformers.utils import logging
 
-    folder = Path(config.model).expanduser()
-    if not folder.is_dir() and (config.model.count("/") != 1 or config.model.startswith((".", "~", "/"))):
-        raise ConfigError(f"transformers.model: {config.model} is neither a folder nor a model hub's id")
-    path = str(folder) if folder.is_dir() else config.model
+    from rlnsp.pretrained import DTYPES, load_model, load_part
+
+    path = config.model
     how: dict[str, Any] = {"revision": config.revision, "local_files_only": config.local_files_only}
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # it would tear the run's own
-    try:
-        family = AutoConfig.from_pretrained(path, **how).model_type
-        if family not in FAMILIES:
-            raise ConfigError(
-                f"transformers.model: {path} is a {family}; this judge reads {' and '.join(FAMILIES)}. "
-                "Serve it by `rlnsp judge serve`, and choose judge openai"
-            )
-        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[config.dtype]
-        # The library draws weights before it reads them; torch's global generator is left as it was.
-        with torch.random.fork_rng(devices=[]):
-            loaded: Any = AutoModelForImageTextToText.from_pretrained(
-                path, dtype=dtype, use_safetensors=True, output_loading_info=True, **how
-            )
-        model, info = loaded
-        tokenizer = AutoTokenizer.from_pretrained(path, **how)
-        image_processor = Qwen2VLImageProcessorPil.from_pretrained(path, **how)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ConfigError(f"transformers.model: {path} cannot be loaded: {reason}") from error
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-    if missing := sorted(info["missing_keys"]):
+    family = load_part(AutoConfig, path, REMEDY, **how).model_type
+    if family not in FAMILIES:
         raise ConfigError(
-            f"transformers.model: {path} lacks the weights {missing[0]!r} ({len(missing)} in all)"
+            f"transformers.model: {path} is a {family}; this judge reads {' and '.join(FAMILIES)}. "
+            "Serve it by `rlnsp judge serve`, and choose judge openai"
         )
+    kind: Any = AutoModelForImageTextToText
+    model: Any = load_model(kind, path, REMEDY, DTYPES[config.dtype], **how)
+    tokenizer = load_part(AutoTokenizer, path, REMEDY, **how)
+    image_processor = load_part(Qwen2VLImageProcessorPil, path, REMEDY, **how)
     if not tokenizer.chat_template:
         raise ConfigError(
             f"transformers.model: {path} has no chat template; take a model that follows instructions"
@@ -71,7 +49,7 @@ def load_qwen(config: LocalConfig) -> tuple[Any, Any, Any]:
     model.generation_config = GenerationConfig(
         do_sample=False, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id
     )
-    return model.requires_grad_(False).eval(), tokenizer, image_processor
+    return model, tokenizer, image_processor
 
 
 def version_of(config: LocalConfig, model: Any) -> tuple[str, str]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -59,19 +57,14 @@ class LocalChat:
         Raises:
             ConfigError: there is no such model, or it is of another family.
         """
-        import torch
-
         from rewards.nsp_reward.loading import load_qwen, version_of
-        from rlnsp.pretrained import device_of
+        from rlnsp.pretrained import OnDevice
 
         self.config, self.cache = config, cache
         self.model, self.tokenizer, self.image_processor = load_qwen(config)
         name, version = version_of(config, self.model)
         self._identity = {"model": name, "version": version, "dtype": config.dtype}
-        self.device = device_of(config.device)
-        self.home = torch.device("cpu") if config.offload else self.device
-        self.model.to(self.home)
-        self._turn = threading.Lock()
+        self.on_device = OnDevice(self.model, config.device, offload=config.offload)
         self._lists = self._takes_parts()
 
     def identity(self) -> Mapping[str, Any]:
@@ -98,7 +91,7 @@ class LocalChat:
                 continue
             waiting.setdefault((question.max_tokens, question.top_logprobs), []).append(key)
         if waiting:
-            with self._turn, self._in_place():
+            with self.on_device.use():
                 for (max_tokens, top_logprobs), all_keys in waiting.items():
                     for start in range(0, len(all_keys), self.config.batch_size):
                         batch = all_keys[start : start + self.config.batch_size]
@@ -108,15 +101,6 @@ class LocalChat:
                             if self.cache is not None:
                                 self.cache.put(key, answer)
         return [answers[key] for key in keys]
-
-    @contextmanager
-    def _in_place(self) -> Iterator[None]:
-        """While open, the model is where it computes."""
-        self.model.to(self.device)
-        try:
-            yield
-        finally:
-            self.model.to(self.home)
 
     def _takes_parts(self) -> bool:
         """Whether the chat template reads images and texts apart, or one text with all in it."""
@@ -178,13 +162,12 @@ class LocalChat:
         shown = [row.images for row in rows if row.images]
         if shown:
             inputs |= {name: torch.cat([images[name] for images in shown]) for name in shown[0]}
-        with torch.inference_mode():
-            made = self.model.generate(
-                **{name: value.to(self.device) for name, value in inputs.items()},
-                max_new_tokens=max_tokens,
-                output_logits=bool(top_logprobs),
-                return_dict_in_generate=True,
-            )
+        made = self.model.generate(
+            **{name: value.to(self.on_device.device) for name, value in inputs.items()},
+            max_new_tokens=max_tokens,
+            output_logits=bool(top_logprobs),
+            return_dict_in_generate=True,
+        )
         said = made.sequences[:, longest:].cpu()
         ends = set(self.model.generation_config.eos_token_id)
         answers = []

@@ -41,11 +41,22 @@ class Serving:
     dtype: str = "auto"
     cpu: bool = False
     """For vLLM's build for CPUs."""
+    kv_cache_mib: int = 1024
+    """On a CPU, for keys and values: a token takes 2 x layers x heads of keys x their size x bytes a number,
+    56 KiB for Qwen2.5-VL-7B, so that 1 GiB holds a question of 16384 tokens and a little."""
     python: str = ""
     """The interpreter of vLLM's own environment; empty: this one."""
 
     def __post_init__(self) -> None:
-        for name in ("port", "replicas", "tensor_parallel", "images", "max_model_len", "logprobs"):
+        for name in (
+            "port",
+            "replicas",
+            "tensor_parallel",
+            "images",
+            "max_model_len",
+            "logprobs",
+            "kv_cache_mib",
+        ):
             value = getattr(self, name)
             require(value >= 1, f"--{name.replace('_', '-')} must be at least 1; got {value}")
         require(0 < self.gpu_memory <= 1, f"--gpu-memory must be in (0, 1]; got {self.gpu_memory}")
@@ -72,6 +83,8 @@ class Serving:
         words = [self.python or sys.executable, "-m", MODULE]
         if self.cpu:
             words += ["--enforce-eager"]  # compiling takes minutes, and wants a compiler
+            # Else it claims 92% of the memory, and does not start where others use some of it.
+            words += ["--kv-cache-memory-bytes", str(self.kv_cache_mib * 2**20)]
         words += ["--model", model]
         words += ["--served-model-name", self.served_name]
         words += ["--host", self.host, "--port", str(self.port + replica)]
@@ -89,7 +102,7 @@ class Serving:
         """The variables that a replica is started with, beside the shell's."""
         if self.cpu:
             # Bound to a core, as it would be, a server stands still while others have that core.
-            return {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+            return {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
         if self.replicas == 1:
             return {}
         first = replica * self.tensor_parallel

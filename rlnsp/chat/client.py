@@ -78,6 +78,11 @@ class ChatClient:
         """
         in_background(self._connect()).result()
 
+    def close(self) -> None:
+        """Give its connections back; it can be asked no more."""
+        for server in self._servers:
+            in_background(server.close()).result()
+
     def answers(self, questions: Sequence[Question]) -> list[Answer | Exception]:
         """``ask_all``, from a thread that may wait."""
         return in_background(self.ask_all(questions)).result()

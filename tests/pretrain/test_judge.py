@@ -6,13 +6,23 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pretrain.judge import CHAT_TEMPLATE, JudgeConfig, train_judge
+from pretrain.judge import CHAT_TEMPLATE, JudgeConfig, loss_of_turns, train_judge
 from pretrain.judge_clips import PART, true_clips
 from pretrain.tokenizer import CHAT_TEMPLATE as TEXT_TEMPLATE
 from pretrain.tokenizer import byte_tokenizer
+from pretrain.turns import IGNORED
 from rlnsp.settings import ConfigError
 
-TINY = JudgeConfig(generated=PART, copies=0, true=2, faulty=2, clip_frames=2, steps=2, batch_size=2)
+TINY = JudgeConfig(
+    generated=PART,
+    copies=0,
+    true=2,
+    faulty=2,
+    clip_frames=2,
+    seeing_steps=2,
+    steps=2,
+    batch_size=2,
+)
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +86,14 @@ def test_a_turn_in_parts_reads_as_the_text_that_the_judge_was_trained_on() -> No
     whole = f"{frame}{frame}Describe the video."
     assert rendered(CHAT_TEMPLATE, parts) == rendered(TEXT_TEMPLATE, whole)
     assert rendered(CHAT_TEMPLATE, "Plain.") == rendered(TEXT_TEMPLATE, "Plain.")
+
+
+def test_a_verdict_of_one_token_weighs_as_much_as_a_long_caption() -> None:
+    labels = torch.tensor([[IGNORED, 1, 2, 3], [IGNORED, IGNORED, 2, IGNORED]])
+    logits = torch.zeros(2, 4, 5)
+    logits[0, [0, 1, 2], [1, 2, 3]] = 100.0  # of the caption's three tokens each is sure
+    # The verdict's is one of five, all as likely: ln 5 of it, over two turns.
+    assert loss_of_turns(logits, labels).item() == pytest.approx(np.log(5) / 2)
+    # What stands at the last position foretells nothing, and what is no answer does not count.
+    logits[:, 3], logits[1, 0] = 50 * torch.eye(5)[0], 50 * torch.eye(5)[4]
+    assert loss_of_turns(logits, labels).item() == pytest.approx(np.log(5) / 2)

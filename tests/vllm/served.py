@@ -6,7 +6,6 @@ import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Sequence
 from pathlib import Path
 
 from rewards.nsp_reward.serving import Serving
@@ -37,6 +36,7 @@ class Server:
             max_model_len=1024,
             dtype="float32",
             cpu=True,
+            kv_cache_mib=64,  # 4 KiB a token: 16 questions of 1024
             python=str(PYTHON),
         )
         self.log = folder / "vllm.log"
@@ -103,9 +103,3 @@ def settings(server: Server) -> list[str]:
         f"{place}.openai.retries=1",
         f"{place}.openai.retry_wait_s=0.1",
     ]
-
-
-def shares(verdicts: Sequence[bool]) -> tuple[float, float]:
-    """Of the true clips and of the still ones of ``clips``, the shares that pass."""
-    half = len(verdicts) // 2
-    return sum(verdicts[:half]) / half, sum(verdicts[half:]) / half

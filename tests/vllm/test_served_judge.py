@@ -12,20 +12,21 @@ import pytest
 
 from rewards.nsp_reward.judging import Decision
 from rewards.nsp_reward.local import LocalConfig
+from rewards.nsp_reward.model_judge import ModelJudge
 from rewards.nsp_reward.reward import NSPReward
 from rlnsp.built_reward import build_rewards
-from rlnsp.chat import ChatConfig, FramesConfig
+from rlnsp.chat import ChatClient, ChatConfig, FramesConfig
 from rlnsp.scoring import RewardFailed, score
 from rlnsp.settings import RewardSlot
-from tests.vllm.served import FRAMES_PER_SECOND, MODEL, ROOT, Server, clips, settings, shares
+from tests.vllm.served import FRAMES_PER_SECOND, MODEL, ROOT, Server, clips, settings
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1200)]
 
-SCENES = 32
-SAME_CAPTIONS = 0.95
+SCENES = 16
+SAME_CAPTIONS = 0.9
 """Share: a tie between two words may fall either way when kernels round differently."""
-TOLERANCE = 0.02
-"""Of P(Pass), where the captions are the same."""
+TOLERANCE = 1e-3
+"""Of P(Pass), where the captions are the same; both compute in fp32."""
 TRAINING = [
     "trainer.scenes_per_iteration=2",
     "trainer.group_size=2",
@@ -46,8 +47,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         server.kill()
 
 
-def reward(judge: Literal["transformers", "openai"], server: Server) -> NSPReward:
-    return NSPReward(
+def decided(judge: Literal["transformers", "openai"], server: Server) -> list[Decision]:
+    """What it says of ``clips``."""
+    reward = NSPReward(
         NSPReward.Config(
             judge=judge,
             mode="soft",
@@ -57,29 +59,33 @@ def reward(judge: Literal["transformers", "openai"], server: Server) -> NSPRewar
             openai=ChatConfig(base_urls=[server.url]),
         )
     )
-
-
-def decided(reward: NSPReward) -> list[Decision]:
+    assert isinstance(reward.judge, ModelJudge)
     found = reward.judge.decide(clips(SCENES))
+    if isinstance(reward.judge.chat, ChatClient):
+        reward.judge.chat.close()
     assert all(isinstance(one, Decision) for one in found), found
     return [one for one in found if isinstance(one, Decision)]
 
 
-def test_a_served_judge_captions_clips_and_tells_true_ones_from_still_ones(server: Server) -> None:
-    found = decided(reward("openai", server))
-    true, still = shares([one.passed for one in found])
-    assert true > 0.8
-    assert still < 0.2
-    assert len({one.caption for one in found}) > SCENES
+@pytest.fixture(scope="module")
+def served(server: Server) -> list[Decision]:
+    return decided("openai", server)
 
 
-def test_served_and_in_process_judges_agree(server: Server) -> None:
-    served, local = decided(reward("openai", server)), decided(reward("transformers", server))
-    pairs = list(zip(served, local, strict=True))
+def test_captions_and_graded_verdicts_come_back(served: list[Decision]) -> None:
+    assert all(one.caption.endswith(".") for one in served)
+    true, still = served[:SCENES], served[SCENES:]
+    # A caption names kind, colours, sides and speed: hardly two scenes of so few have the same.
+    assert len({one.caption for one in true}) > SCENES / 2
+    assert all(0 < one.score < 1 for one in served)
+    assert sum(one.score for one in true) > sum(one.score for one in still)
+
+
+def test_served_and_in_process_judges_agree(server: Server, served: list[Decision]) -> None:
+    pairs = list(zip(served, decided("transformers", server), strict=True))
     same = [(a, b) for a, b in pairs if a.caption == b.caption]
     assert len(same) >= SAME_CAPTIONS * len(pairs)
     assert max(abs(a.score - b.score) for a, b in same) < TOLERANCE
-    assert all(a.passed == b.passed for a, b in same)
 
 
 def test_a_run_trains_against_the_server(server: Server, tmp_path: Path) -> None:

@@ -46,13 +46,11 @@ def test_serve_prints_a_command_for_each_replica_and_how_to_train_by_them(capsys
 def test_on_a_cpu_it_says_nothing_of_gpus(tmp_path, capsys):
     (tmp_path / "small").mkdir()
     (tmp_path / "small" / "config.json").write_text("{}")
-    assert (
-        cli.main(["judge", "serve", "--model", str(tmp_path / "small"), "--cpu", "--dtype", "float32"]) == 0
-    )
+    line = ["judge", "serve", "--model", str(tmp_path / "small"), "--cpu", "--dtype", "float32"]
+    assert cli.main([*line, "--kv-cache-mib", "64"]) == 0
     program, given = flags(capsys.readouterr().out.splitlines()[0])
-    assert program[0].startswith("VLLM_CPU_KVCACHE_SPACE=")
-    assert "VLLM_CPU_OMP_THREADS_BIND=nobind" in program
-    assert program[-1] == "--enforce-eager"
+    assert program[0] == "VLLM_CPU_OMP_THREADS_BIND=nobind"
+    assert program[-3:] == ["--enforce-eager", "--kv-cache-memory-bytes", str(64 * 1024 * 1024)]
     assert given["--served-model-name"] == "small"
     assert given["--dtype"] == "float32"
     assert not any("gpu" in name or "parallel" in name for name in given)
@@ -78,6 +76,7 @@ def test_run_runs_all_replicas_until_one_ends_and_ends_the_others(tmp_path, caps
 WRONG = [
     (["serve"], "--model is missing"),
     (["serve", "--model", "./nowhere"], "--model ./nowhere: is neither a folder with a config.json"),
+    (["serve", "--model", HUB, "--kv-cache-mib", "0"], "--kv-cache-mib must be at least 1; got 0"),
     (["serve", "--model", HUB, "--gpu-memory", "2"], "--gpu-memory must be in (0, 1]; got 2.0"),
     (["serve", "--model", HUB, "--replicas", "0"], "--replicas must be at least 1; got 0"),
     (

@@ -2,6 +2,7 @@
 # A decision is read as one: where it is an exception, the test fails.
 """A judge in this process and one behind a server, given the same weights, say the same."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
+from transformers import (
+    AutoTokenizer,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+)
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from policies.unified.comprehension import Comprehension
@@ -28,6 +34,7 @@ SAMPLES = [
     Sample(scene=scene, frames=futures(scene.context, 1, seed)[0], fps=FPS)
     for seed, scene in enumerate(SCENES)
 ]
+SPECIAL = ("vision_start_token_id", "vision_end_token_id", "image_token_id", "video_token_id")
 ASKING = {"prompts": "world", "frames": FramesConfig(fps=3.0), "caption_tokens": 12, "verdict_tokens": 2}
 
 
@@ -43,8 +50,8 @@ def chat():
 class SlowOracle:
     """The same weights, one question at a time, one whole forward pass a token: no cache, no padding."""
 
-    def __init__(self):
-        self.model = Qwen2_5_VLForConditionalGeneration.from_pretrained(SHIPPED, dtype=torch.float32).eval()
+    def __init__(self, kind=Qwen2_5_VLForConditionalGeneration, folder=SHIPPED):
+        self.model = kind.from_pretrained(folder, dtype=torch.float32).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(SHIPPED)
         self.images = Qwen2VLImageProcessorPil.from_pretrained(SHIPPED)
         self.reader = Comprehension(self.model, self.tokenizer, self.images)
@@ -139,9 +146,9 @@ def test_an_offloaded_judge_is_on_its_device_only_while_it_is_asked(monkeypatch)
 
     monkeypatch.setattr(LocalChat, "_generate", watched)
     monkeypatch.setattr(offloaded.model, "to", places.append)
-    offloaded.device = torch.device("cpu", 0)
+    offloaded.on_device.device = torch.device("cpu", 0)
     offloaded.answers(questions()[:1])
-    assert places == [torch.device("cpu", 0), "generates", torch.device("cpu")]
+    assert places == [torch.device("cpu", 0), "generates", "cpu"]
 
 
 @pytest.mark.gpu
@@ -187,20 +194,52 @@ def test_images_stand_where_the_question_has_them(chat):
     assert chat.tokenizer.decode(ids[first + 16 :]).startswith("<|vision_end|>two")
 
 
+def test_a_qwen2_vl_is_read_as_a_qwen2_5_vl_is(tmp_path):
+    """Random weights, of the layout that the hub's Qwen2-VL has."""
+    folder = shutil.copytree(SHIPPED, tmp_path / "qwen2_vl")
+    (folder / "model.safetensors").unlink()
+    text = json.loads((SHIPPED / "config.json").read_text())["text_config"]
+    config = Qwen2VLConfig(
+        text_config={key: value for key, value in text.items() if key not in ("model_type", "dtype")},
+        vision_config={
+            "depth": 1,
+            "embed_dim": 32,
+            "hidden_size": text["hidden_size"],
+            "num_heads": 2,
+            "patch_size": 8,
+        },
+        **{key: json.loads((SHIPPED / "config.json").read_text())[key] for key in SPECIAL},
+    )
+    torch.manual_seed(0)
+    Qwen2VLForConditionalGeneration(config).save_pretrained(folder)
+    oracle = SlowOracle(Qwen2VLForConditionalGeneration, folder)
+    for question in questions()[:2]:
+        (answer,) = LocalChat(local_config(model=str(folder))).answers([question])
+        shown = [frame for part in question.content if not isinstance(part, str) for frame in part]
+        said, _ = oracle.speak("Describe the video.", shown, most=6)
+        assert answer.text == said
+        assert said
+
+
 WRONG = [
-    ({"model": "nowhere"}, "nowhere is neither a folder nor a model hub's id"),
-    ({"model": "{empty}"}, "cannot be loaded"),
+    ({"model": "nowhere"}, "nowhere: there is no such folder. transformers.model takes a Qwen-VL"),
+    ({"model": "{empty}"}, "config.json is missing. transformers.model takes"),
+    ({"model": "{half}"}, "cannot load the .*transformers.model takes"),
     ({"model": "{bert}"}, "is a bert; this judge reads qwen2_vl and qwen2_5_vl.*rlnsp judge serve"),
 ]
 
 
 @pytest.mark.parametrize(("settings", "says"), WRONG)
 def test_what_is_no_judge_is_said_in_one_line(tmp_path, settings, says):
-    for name, content in (("empty", None), ("bert", '{"model_type": "bert"}')):
+    for name, content in (
+        ("empty", None),
+        ("bert", '{"model_type": "bert"}'),
+        ("half", '{"model_type": "qwen2_5_vl"}'),
+    ):
         (tmp_path / name).mkdir()
         if content:
             (tmp_path / name / "config.json").write_text(content)
-    path = settings["model"].format(empty=tmp_path / "empty", bert=tmp_path / "bert")
+    path = settings["model"].format(**{name: tmp_path / name for name in ("empty", "bert", "half")})
     with pytest.raises(ConfigError, match=says):
         LocalChat(local_config(model=path))
 

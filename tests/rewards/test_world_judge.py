@@ -1,0 +1,54 @@
+"""The judge that comes with rlnsp is what its manifest says; ``make judge-weights`` writes both."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText, AutoTokenizer
+
+import policies
+import rewards
+from pretrain.judge import CHAT_TEMPLATE, JudgeConfig
+
+FOLDER = Path(rewards.__file__ or "").parent / "world_judge"
+LIMIT = 20_000_000
+HEAD_DIM = 32
+"""The least that vLLM's kernels for CPUs know."""
+
+
+@pytest.fixture(scope="module")
+def manifest():
+    return json.loads((FOLDER / "manifest.json").read_text())
+
+
+def test_every_file_is_the_one_that_was_made(manifest):
+    shipped = {path.name: path for path in FOLDER.iterdir() if path.name != "manifest.json"}
+    assert {
+        name: {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "bytes": path.stat().st_size}
+        for name, path in shipped.items()
+    } == manifest["files"]
+
+
+def test_the_manifest_says_how_it_was_made(manifest):
+    assert JudgeConfig(**manifest["settings"]) == JudgeConfig()
+    assert manifest["seconds"] > manifest["cpu_seconds"] / 2 > 0
+    assert manifest["versions"]["torch"]
+    assert manifest["git"]["commit"]
+
+
+def test_all_that_ships_is_at_most_20_mb():
+    places = [*Path(policies.__file__ or "").parent.glob("world*"), FOLDER]
+    assert len(places) == 2
+    assert (
+        sum(path.stat().st_size for place in places for path in place.rglob("*") if path.is_file()) <= LIMIT
+    )
+
+
+def test_it_opens_as_servers_open_it():
+    model = AutoModelForImageTextToText.from_pretrained(FOLDER, dtype="auto")
+    assert {value.dtype for value in model.parameters()} == {torch.float16}
+    text = model.config.text_config
+    assert text.hidden_size // text.num_attention_heads == HEAD_DIM
+    assert AutoTokenizer.from_pretrained(FOLDER).chat_template == CHAT_TEMPLATE
