@@ -187,7 +187,7 @@ def test_trained_steps_need_not_follow_each_other():
 def test_scenes_that_are_sampled_apart_are_the_samples_that_they_are_among_all(same_noise):
     policy, sampler = toy(), replace(SAMPLER, same_noise=same_noise)
     whole = roll(policy, sampler)
-    shares = [roll(policy, sampler, own=own, chunk_size=3) for own in ([0, 2], [1])]
+    shares: list[Any] = [roll(policy, sampler, own=own, chunk_size=3) for own in ([0, 2], [1])]
     assert [share.here.tolist() for share in shares] == [[0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7]]
     for share in shares:
         for name in ("x", "x_next", "mean", "latents"):
