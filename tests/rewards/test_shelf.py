@@ -8,7 +8,7 @@ from rlnsp import cli
 
 PAGE = Path(__file__).parents[2] / "docs" / "rewards.md"
 LINE = r"^\| `(\w+)` \| .* \| ([^|]+) \| ([^|]+) \| [^|]+ \|$"
-BOUNDS = {"not bounded": [None, None]}
+BOUNDS = {"not bounded": [None, None], "up to 0": [None, 0]}
 
 
 def test_the_page_has_each_with_its_range_and_needs(capsys):
