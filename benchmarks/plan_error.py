@@ -76,7 +76,7 @@ def compared(batches: tuple[int, ...] = (2, 8)) -> Iterator[Compared]:
     generator = torch.Generator().manual_seed(0)
     for batch in batches:
         x = policy.noise(batch, generator)
-        measured = least(lambda x=x: policy.decode(x, generator))
+        measured = least(partial(_decode, policy, x, generator))
         yield Compared(
             what=f"decoding of {batch}",
             planned=costs.of_decoding(min(batch, 16)).bytes,
@@ -92,6 +92,10 @@ def _call(policy: Unified, x: Tensor, sigma: Tensor, condition: Condition, train
             v.pow(2).mean().backward()
     for _, parameter in policy.named_trainable():
         parameter.grad = None
+
+
+def _decode(policy: Unified, x: Tensor, generator: torch.Generator) -> None:
+    policy.decode(x, generator)
 
 
 def of_rollout(policy: Unified, costs: Costs) -> Compared:

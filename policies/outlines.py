@@ -46,7 +46,8 @@ def without_weights(kind: Any, config: Mapping[str, Any], dtype: torch.dtype) ->
     """A model of diffusers or transformers on the meta device, frozen, for inference."""
     with torch.device("meta"):
         if issubclass(kind, PreTrainedModel):
-            made = kind(kind.config_class.from_dict(dict(config)))
+            settings: Any = kind.config_class
+            made = kind(settings.from_dict(dict(config)))
         else:
             made = kind.from_config(dict(config))
     for value in (*made.parameters(), *made.buffers()):

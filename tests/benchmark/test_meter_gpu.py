@@ -10,7 +10,7 @@ def test_on_a_gpu_it_is_what_torch_allocated():
     measured = Meter(torch.device("cuda"))
     start = measured.peak_bytes
     measured.around(allocating(lambda n: torch.empty(n, dtype=torch.uint8, device="cuda")))(
-        [], torch.Generator()
+        [], torch.Generator(), []
     )
     assert start is not None
     assert measured.peak_bytes is not None
