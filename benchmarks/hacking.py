@@ -1,6 +1,6 @@
-"""Reward hacking: ``motion`` alone raises itself and lowers consistency; beside ``nsp_reward`` it does not.
+"""Reward hacking: ``motion`` alone raises itself and lowers consistency; as a fifth of ``nsp_reward`` it does not.
 
-``python -m benchmarks.hacking`` trains both on the embedded world, and writes the figures and the picture of
+``python -m benchmarks.hacking`` trains both, and equal parts, on the embedded world, and writes the figures and the picture of
 docs/reward-hacking.md.
 """
 
@@ -40,8 +40,10 @@ class Arm:
 
 ARMS = (
     Arm(name="motion alone", rewards=(PROXY, f"{TRUE}=0"), colour="#b3261e"),
-    Arm(name="motion and nsp_reward", rewards=(PROXY, TRUE), colour="#1f6feb"),
+    Arm(name="motion and nsp_reward", rewards=(PROXY, TRUE), colour="#bf8700"),
+    Arm(name="motion x 0.2 and nsp_reward", rewards=(f"{PROXY}=0.2", TRUE), colour="#1f6feb"),
 )
+ALONE, MIXED = ARMS[0], ARMS[-1]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -85,11 +87,13 @@ def result(arm: Arm, folder: Path, iterations: int, scenes: int) -> dict[str, An
 
 def surprises(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """What is not as it should be: intervals of the difference on held-out scenes, 95%, paired by scene."""
-    alone, mixed = ({m: found[arm.name]["heldout"][m]["difference_ci95"] for m in MEASURES} for arm in ARMS)
+    alone, mixed = (
+        {m: found[arm.name]["heldout"][m]["difference_ci95"] for m in MEASURES} for arm in (ALONE, MIXED)
+    )
     said = [
         (alone[PROXY][0] > 0, "motion alone does not raise motion"),
         (alone[TRUE][1] < 0, "motion alone does not lower consistency"),
-        (mixed[TRUE][1] >= 0, "mixed with nsp_reward, consistency falls"),
+        (mixed[TRUE][1] >= 0, "a fifth of motion beside nsp_reward, and consistency falls"),
     ]
     return [line for holds, line in said if not holds]
 

@@ -12,7 +12,11 @@ FINE = {"motion": (0.5, 0.6, [0.05, 0.15]), "nsp_reward": (0.6, 0.7, [0.02, 0.18
 
 
 def test_the_arms_are_runs_that_optimise_what_they_say():
-    expected = {"motion": 1, "nsp_reward": 0}, {"motion": 1, "nsp_reward": 1}
+    expected = [
+        {"motion": 1, "nsp_reward": 0},
+        {"motion": 1, "nsp_reward": 1},
+        {"motion": 0.2, "nsp_reward": 1},
+    ]
     for arm, weights in zip(ARMS, expected, strict=True):
         run = config.load("world", rewards=list(arm.rewards))
         assert {name: slot.weight for name, slot in run.rewards.items()} == weights
@@ -21,10 +25,14 @@ def test_the_arms_are_runs_that_optimise_what_they_say():
 @pytest.fixture
 def trained(tmp_path, monkeypatch):
     """Runs that are there already."""
-    ends = {"motion-alone": HACKED, "motion-and-nsp_reward": FINE}
+    ends = {
+        "motion-alone": HACKED,
+        "motion-and-nsp_reward": HACKED,
+        "motion-x-0.2-and-nsp_reward": FINE,
+    }
 
     def reinforced(run, *options, reward):
-        assert (reward, options[:1]) == ("motion", ("--reward",))
+        assert (reward, options[0]) == ("motion=0.2" if "0.2" in run.name else "motion", "--reward")
         assert "trainer.num_iterations=3" in options
         name = run.name.removesuffix("-3-16")
         run.mkdir(parents=True, exist_ok=True)
@@ -53,7 +61,7 @@ def test_the_figures_and_the_picture_are_written(trained, tmp_path):
     assert page.endswith("<!-- /hacking --> below")
     lines = page.splitlines()
     assert "| motion alone | consistency (nsp_reward) | 0.600 | 0.100 | -0.500 (-0.600 to -0.400) |" in lines
-    assert "| motion and nsp_reward | motion | 0.500 | 0.600 | +0.100 (+0.050 to +0.150) |" in lines
+    assert "| motion x 0.2 and nsp_reward | motion | 0.500 | 0.600 | +0.100 (+0.050 to +0.150) |" in lines
     assert "are 16 held-out scenes before and after. One seed." in lines[-2]
     with Image.open(tmp_path / PICTURE) as picture:
         assert picture.width == 1800
@@ -65,7 +73,12 @@ def test_the_figures_and_the_picture_are_written(trained, tmp_path):
     [
         ("motion-alone", "motion", [-0.1, 0.2], "motion alone does not raise motion"),
         ("motion-alone", "nsp_reward", [-0.2, 0.1], "motion alone does not lower consistency"),
-        ("motion-and-nsp_reward", "nsp_reward", [-0.2, -0.1], "mixed with nsp_reward, consistency falls"),
+        (
+            "motion-x-0.2-and-nsp_reward",
+            "nsp_reward",
+            [-0.2, -0.1],
+            "a fifth of motion beside nsp_reward, and consistency falls",
+        ),
     ],
 )
 def test_what_does_not_show_is_said(trained, capsys, monkeypatch, name, measure, interval, said):
