@@ -1,7 +1,7 @@
-"""Reward hacking: ``motion`` alone raises itself and lowers consistency; as a fifth of ``nsp_reward`` it does not.
+"""Reward hacking: ``motion`` alone rises and consistency falls; with a fifth of it beside ``nsp_reward`` not.
 
-``python -m benchmarks.hacking`` trains both, and equal parts, on the embedded world, and writes the figures and the picture of
-docs/reward-hacking.md.
+``python -m benchmarks.hacking`` trains both, and equal parts, on the embedded world, and writes the figures
+and the picture of docs/reward-hacking.md.
 """
 
 from __future__ import annotations
