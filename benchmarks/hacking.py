@@ -101,7 +101,7 @@ def surprises(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
 def markdown(found: Mapping[str, Mapping[str, Any]], iterations: int, scenes: int) -> str:
     """The picture and the table."""
     lines = [
-        f"![Motion and consistency over iterations, of both runs]({PICTURE.relative_to(PAGE.parent)})",
+        f"![Motion and consistency over iterations, of each run]({PICTURE.relative_to(PAGE.parent)})",
         "",
         f"| {iterations} iterations | measure | before | after | difference, 95% interval |",
         "|---|---|---|---|---|",
