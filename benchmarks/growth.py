@@ -122,7 +122,8 @@ def draw(found: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
         start = points[0]["rollout_s"]
         panel.plot(sizes, [start * one / sizes[0] for one in sizes], ":", color="grey", label="in proportion")
         panel.set_xscale("log", base=2)
-        panel.set_yscale("log")
+        panel.set_yscale("log", base=2)
+        panel.yaxis.set_major_formatter("{x:g}")
         panel.set_xticks(sizes, [str(one) for one in sizes])
         panel.set_xlabel(name)
     panels[0].set_ylabel("seconds an iteration")
