@@ -308,7 +308,7 @@ def _forget_settings_of_replaced(raw: dict[str, Any], overrides: Sequence[str]) 
         slot: Any = raw
         for part in place.split("."):
             slot = slot.get(part) if isinstance(slot, Mapping) else None
-        if last == "use" and isinstance(slot, dict) and slot.get("use") != name:
+        if last == "use" and isinstance(slot, dict) and slot.get("use") != name.strip("\"'"):
             slot.pop("config", None)
 
 

@@ -204,6 +204,7 @@ def test_another_plug_in_in_a_slot_does_not_get_the_settings_of_the_one_that_was
     )
     assert config.load(path, ["algorithm.use=grpo"]).algorithm.config["clip"] == 1e-4
     assert config.load(path, ["algorithm.use=nft"]).algorithm.config["beta"] == 0.5
+    assert config.load(path, [config.override("algorithm.use", "nft")]).algorithm.config["beta"] == 0.5
     run = config.load(path, ["algorithm.config.num_levels=1", "algorithm.use=awm"])
     assert run.algorithm.config["num_levels"] == 1
     changed = config.load(path, [f"rewards.mine.use={plugin_file}:plain"])
