@@ -135,7 +135,8 @@ def test_replicas_share_the_load_and_no_more_are_asked_at_once_than_allowed():
     with speaking(slow) as one, speaking(slow) as other:
         found = client(one.url, other.url, concurrency=4).answers([ask(f"{n}?") for n in range(16)])
         assert {answer.text for answer in found} == {"well"}
-        assert one.requests == other.requests == 8
+        assert one.requests + other.requests == 16
+        assert min(one.requests, other.requests) >= 5  # neither is always as fast as the other
     assert most[0] == 4
 
 
