@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTXVideo
 from diffusers.pipelines.ltx.pipeline_ltx import LTXPipeline
 from diffusers.pipelines.wan.pipeline_wan import WanPipeline
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
-from torch import Tensor, nn
+from torch import Tensor
 
 from policies.autocast import autocast
 from policies.latents import Geometry, Grid, pack, unpack
@@ -27,9 +26,7 @@ def ltx_latents(
     num_steps: int,
     guidance_scale: float,
     *,
-    transformer: nn.Module,
-    vae: AutoencoderKLLTXVideo,
-    scheduler: FlowMatchEulerDiscreteScheduler,
+    pipeline: LTXPipeline,
     geometry: Geometry,
     dtype: torch.dtype,
 ) -> Tensor:
@@ -40,20 +37,12 @@ def ltx_latents(
         condition: B rows, in the place of encoded prompts.
         num_steps: of the schedule.
         guidance_scale: 1 for none.
-        transformer: the DiT, with whatever adapter its layers carry.
-        vae: its compression is what is used of it.
-        scheduler: its settings are what is used of it.
+        pipeline: the transformer in it with whatever adapter its layers carry; of the scheduler the settings.
         geometry: of the clips.
         dtype: of the forward.
     """
-    parts: dict[str, Any] = {
-        "transformer": transformer,
-        "vae": vae,
-        "scheduler": FlowMatchEulerDiscreteScheduler.from_config(scheduler.config),
-        "text_encoder": None,
-        "tokenizer": None,
-    }
-    pipeline = LTXPipeline(**parts)
+    # Its own: the one that it came with is the policy's, which keeps a schedule in it.
+    pipeline.scheduler = FlowMatchEulerDiscreteScheduler.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
     with autocast(x.device, dtype):
         made: Any = pipeline(

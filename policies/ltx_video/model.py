@@ -68,9 +68,7 @@ class LTXVideoModel(PipelineModel):
             condition,
             num_steps,
             guidance_scale,
-            transformer=transformer,
-            vae=self.vae,
-            scheduler=self.scheduler,
+            pipeline=self.stock_pipeline(transformer),
             geometry=self.geometry,
             dtype=self.compute_dtype,
         )

@@ -146,17 +146,26 @@ class Unified:
         self, x: Tensor, condition: Condition, num_steps: int, guidance_scale: float = 1.0
     ) -> Tensor:
         """(B, N, C) fp32, what diffusers' own LTXPipeline makes of the noise ``x``; the adapter as it is."""
+        from diffusers.pipelines.ltx.pipeline_ltx import LTXPipeline
+
         from policies.stock import ltx_latents
 
         model = self.model
+        transformer: Any = self._dit.get_base_model()  # its layers carry the adapter
+        unused: Any = None
+        pipeline = LTXPipeline(
+            scheduler=model.scheduler,
+            vae=model.vae,
+            text_encoder=unused,
+            tokenizer=unused,
+            transformer=transformer,
+        )
         return ltx_latents(
             x,
             condition,
             num_steps,
             guidance_scale,
-            transformer=self._dit.get_base_model(),  # its layers carry the adapter
-            vae=model.vae,
-            scheduler=model.scheduler,
+            pipeline=pipeline,
             geometry=model.geometry,
             dtype=model.compute_dtype,
         )
