@@ -8,17 +8,15 @@ policy, weights left out, against the plan's count on fake tensors.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.ablation_table import fill
+from benchmarks.ablation_table import fill, page_to_write
 from benchmarks.memory import peak_bytes
 from policies.unified import Unified
 from rlnsp import config
@@ -140,21 +138,15 @@ def table(rows: list[Compared]) -> str:
 
 def main() -> None:
     """Measure, print, and write where asked."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--write", type=Path, metavar="PAGE", help=f"put the table between {' and '.join(MARKS)}"
-    )
-    args = parser.parse_args()
+    page = page_to_write(__doc__, MARKS)
     rows = []
     for row in compared():
         rows.append(row)
         print(row.what, f"{row.error:+.1%}", flush=True)
     text = table(rows)
     print(text)
-    if args.write:
-        fill(args.write, text, MARKS)
+    if page:
+        fill(page, text, MARKS)
 
 
 if __name__ == "__main__":

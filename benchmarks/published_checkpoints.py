@@ -11,7 +11,6 @@ has a size, ours must have it to the byte; the file's includes the header, and s
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ import transformers
 from torch import nn
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from benchmarks.ablation_table import fill
+from benchmarks.ablation_table import fill, page_to_write
 from benchmarks.random_wan import letters
 from benchmarks.sparse_checkpoint import lay_out, shapes_of
 from policies.lora import add_lora
@@ -209,13 +208,7 @@ def table(opened: Mapping[str, Opened]) -> str:
 
 def main() -> None:
     """Check, print, and write where asked."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--write", type=Path, metavar="PAGE", help=f"put the table between {' and '.join(MARKS)}"
-    )
-    args = parser.parse_args()
+    page = page_to_write(__doc__, MARKS)
     opened: dict[str, Opened] = {}
     for name, how in (
         ("unified", lambda root: open_unified(root)),
@@ -228,8 +221,8 @@ def main() -> None:
         print(f"{name}: loads", flush=True)
     text = table(opened)
     print(text)
-    if args.write:
-        fill(args.write, text, MARKS)
+    if page:
+        fill(page, text, MARKS)
 
 
 if __name__ == "__main__":

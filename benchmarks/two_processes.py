@@ -26,7 +26,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from benchmarks.world_tables import with_table
+from benchmarks.ablation_table import fill
 from rlnsp.settings import (
     ConfigError,
     EvaluationConfig,
@@ -40,6 +40,7 @@ from rlnsp.settings import (
 from rlnsp.trainer import train
 
 PAGE = Path(__file__).parents[1] / "docs" / "scale.md"
+MARKS = "<!-- two processes -->", "<!-- /two processes -->"
 ALGORITHMS = ("ddpo", "grpo", "grpo_guard", "flow_dppo", "nft", "awm")
 FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 """What accelerate launch says for configs/accelerate/fsdp2.yaml."""
@@ -229,9 +230,7 @@ def main() -> None:
         found = table(Runs(folder=Path(folder)))
     print(f"\n{found}")
     if args.write:
-        PAGE.write_text(
-            with_table(PAGE.read_text(encoding="utf-8"), "two processes", found), encoding="utf-8"
-        )
+        fill(PAGE, found, MARKS)
 
 
 if __name__ == "__main__":
