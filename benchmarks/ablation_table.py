@@ -93,7 +93,7 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def page(rows: Sequence[Row], iterations: int) -> str:
-    """docs/ablation.md.
+    """docs/stages.md.
 
     Args:
         rows: as shown.
@@ -103,7 +103,7 @@ def page(rows: Sequence[Row], iterations: int) -> str:
     said = "\n".join(f"- {claim}: {'yes' if holds else '**no**'}" for claim, holds in claims(rows).items())
     return f"""# What each stage brings
 
-Written by `make ablation`; the numbers with all digits are in [ablation.json](ablation.json).
+Written by `make ablation`; the numbers with all digits are in [stages.json](stages.json).
 
 {title(rows)}
 

@@ -1,6 +1,7 @@
-"""The table of what algorithms reach on the embedded world, from a sweep that has run to docs/algorithms.md.
+"""The table of what algorithms, rules and noise reach on the embedded world, from sweeps that have run.
 
-``rlnsp sweep --config algorithms``, then ``python -m benchmarks.learning_table runs/sweep-algorithms``.
+``rlnsp sweep --config algorithms`` and ``--config noise``, then
+``python -m benchmarks.learning_table runs/sweep-algorithms runs/sweep-noise``: into docs/algorithms.md.
 """
 
 from __future__ import annotations
@@ -20,19 +21,28 @@ MARKS = "<!-- learning -->", "<!-- /learning -->"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the table and its numbers; 1 if an algorithm does not raise the metric at every seed."""
+    """Write the table and its numbers; 1 if an algorithm of the first sweep does not rise at every seed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.learning_table", description=__doc__)
-    parser.add_argument("sweep", type=Path, metavar="SWEEP_FOLDER", help="the folder of a sweep that is done")
+    parser.add_argument("algorithms", type=Path, metavar="SWEEP_FOLDER", help="where every cell should learn")
+    parser.add_argument(
+        "others", type=Path, nargs="*", metavar="SWEEP_FOLDER", help="whose rows are added, however they went"
+    )
     args = parser.parse_args(argv)
-    summary = read(args.sweep)
-    rows = [row(args.sweep, cell, summary["seeds"]) for cell in summary["cells"]]
-    text = markdown(rows, summary)
+    sweeps = {folder: read(folder) for folder in (args.algorithms, *args.others)}
+    tables = {
+        folder: [row(folder, cell, summary["seeds"]) for cell in summary["cells"]]
+        for folder, summary in sweeps.items()
+    }
+    text = markdown([one for rows in tables.values() for one in rows], list(sweeps.values()))
     print(text)
     fill(ROOT / "docs" / "algorithms.md", text, MARKS)
-    environment = json.loads(next(args.sweep.glob("runs/*/environment.json")).read_text(encoding="utf-8"))
-    content = {"rows": rows, "sweep": summary, "environment": {**environment, "command": None}}
+    content = [
+        {"rows": rows, "sweep": sweeps[folder], "environment": environment(folder)}
+        for folder, rows in tables.items()
+    ]
     (ROOT / "docs" / "algorithms.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    flat = [f"{one['cell']}, seed {seed}" for one in rows for seed, low in one["lows"].items() if low <= 0]
+    taught = tables[args.algorithms]
+    flat = [f"{one['cell']}, seed {seed}" for one in taught for seed, low in one["lows"].items() if low <= 0]
     for name in flat:
         print(f"not above its start by more than chance: {name}")
     return 1 if flat else 0
@@ -46,7 +56,7 @@ def read(sweep: Path) -> dict[str, Any]:
     """
     path = sweep / "summary.json"
     if not (sweep / "sweep.yaml").is_file() or not path.is_file():
-        raise ConfigError(f"{sweep}: not a sweep's folder; run rlnsp sweep --config algorithms first")
+        raise ConfigError(f"{sweep}: not the folder of a sweep that has run; rlnsp sweep makes one")
     summary = json.loads(path.read_text(encoding="utf-8"))
     if summary["status"] != "done":
         raise ConfigError(f"{sweep}: is not done; run the sweep's command again to go on with it")
@@ -74,8 +84,14 @@ def row(sweep: Path, cell: Mapping[str, Any], seeds: Sequence[int]) -> dict[str,
     }
 
 
-def markdown(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> str:
-    """The table, and what the sweep concluded."""
+def environment(sweep: Path) -> dict[str, Any]:
+    """On what the sweep's first run was made."""
+    first = min(sweep.glob("runs/*/environment.json"))
+    return json.loads(first.read_text(encoding="utf-8")) | {"command": None}
+
+
+def markdown(rows: Sequence[Mapping[str, Any]], sweeps: Sequence[Mapping[str, Any]]) -> str:
+    """The table, and what the sweeps concluded."""
     lines = [
         "| algorithm | rule, noise | start | end: mean | each seed | minutes | trained steps | model calls |",
         "|---|---|---|---|---|---|---|---|",
@@ -87,8 +103,8 @@ def markdown(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> s
             f"| `{one['algorithm']}` | {rule} | {one['start']:.3f} | {one['end']:.3f} | {each} | "
             f"{one['minutes']:.1f} | {one['trained_fraction']:.0%} | {one['forwards']} |"
         )
-    said = "\n".join(f"- {line}" for line in summary["conclusions"])
-    how = f"{rows[0]['iterations']} iterations, seeds {', '.join(map(str, summary['seeds']))}."
+    said = "\n".join(f"- {line}" for summary in sweeps for line in summary["conclusions"])
+    how = f"{rows[0]['iterations']} iterations, seeds {', '.join(map(str, sweeps[0]['seeds']))}."
     return "\n".join([*lines, "", how, "", said])
 
 

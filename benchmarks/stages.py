@@ -74,8 +74,8 @@ def main(argv: list[str] | None = None) -> int:
         "claims": claims(rows),
         "environment": {key: value for key, value in environment().items() if key != "command"},
     }
-    (ROOT / "docs" / "ablation.json").write_text(json.dumps(content, indent=2) + "\n")
-    (ROOT / "docs" / "ablation.md").write_text(page(rows, NEGATED_ITERATIONS))
+    (ROOT / "docs" / "stages.json").write_text(json.dumps(content, indent=2) + "\n")
+    (ROOT / "docs" / "stages.md").write_text(page(rows, NEGATED_ITERATIONS))
     fill(ROOT / "README.md", markdown(rows))
     failed = [claim for claim, holds in claims(rows).items() if not holds]
     for claim in failed:

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 
@@ -53,14 +54,26 @@ def test_the_table_is_written_between_the_marks(sweep, tmp_path, capsys):
     assert "20 iterations, seeds 0, 1." in page
     assert "- 2 seeds are few." in page
     written = json.loads((tmp_path / "docs" / "algorithms.json").read_text())
-    assert [one["cell"] for one in written["rows"]] == ["nft", "grpo"]
+    assert [[one["cell"] for one in of_one["rows"]] for of_one in written] == [["nft", "grpo"]]
     assert capsys.readouterr().out.endswith("not above its start by more than chance: grpo, seed 1\n")
+
+
+def test_rows_of_further_sweeps_are_added_and_may_be_flat(sweep, tmp_path, capsys):
+    summary = json.loads((sweep / "summary.json").read_text())
+    learns = sweep.parent / "learns"
+    shutil.copytree(sweep, learns)
+    (learns / "summary.json").write_text(json.dumps(summary | {"cells": summary["cells"][:1]}))
+    assert learning_table.main([str(learns), str(sweep)]) == 0
+    page = (tmp_path / "docs" / "algorithms.md").read_text()
+    assert page.count("| `nft` |") == 2
+    assert page.count("- 2 seeds are few.") == 2
+    assert len(json.loads((tmp_path / "docs" / "algorithms.json").read_text())) == 2
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda sweep: (sweep / "sweep.yaml").unlink(), "not a sweep's folder; run rlnsp sweep"),
+        (lambda sweep: (sweep / "sweep.yaml").unlink(), "not the folder of a sweep that has run"),
         (
             lambda sweep: (sweep / "summary.json").write_text('{"status": "unfinished"}'),
             "is not done; run the",
