@@ -36,7 +36,6 @@ def write_report(paths: Sequence[Path], output: Path) -> Path:
 
 def render(reported: Sequence[ReportedRun]) -> str:
     """The page, with style, script, drawings and clips inside."""
-    script = (TEMPLATE / "report.js").read_text(encoding="utf-8")
     pictures = gallery(reported)
     first = reported[0]
     return (
@@ -55,11 +54,19 @@ def render(reported: Sequence[ReportedRun]) -> str:
             measure=first.metric,
             # The page scores and sorts by one number, higher is better.
             sign=1 if first.rewards[first.metric] > 0 else -1,
-            script=Markup(script),
-            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-            style=Markup((TEMPLATE / "report.css").read_text(encoding="utf-8")),
+            **inlined(),
         )
     )
+
+
+def inlined() -> dict[str, str]:
+    """Style and script of a page, and the hash by which its browser knows that the script is ours."""
+    script = (TEMPLATE / "report.js").read_text(encoding="utf-8")
+    return {
+        "script": Markup(script),
+        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        "style": Markup((TEMPLATE / "report.css").read_text(encoding="utf-8")),
+    }
 
 
 def templates() -> Environment:

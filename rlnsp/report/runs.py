@@ -66,6 +66,11 @@ def load(paths: Sequence[Path]) -> list[ReportedRun]:
         ConfigError: one is no run folder, is given twice, or holds a file that cannot be read.
     """
     for path in paths:
+        if (path / "sweep.yaml").is_file():
+            raise ConfigError(
+                f"{path}: is a sweep; its own report is {path / 'report.html'}, "
+                f"and its runs, which can be named here, are in {path / 'runs'}"
+            )
         if not is_run(path):
             raise ConfigError(f"{path}: not a run folder, it has no config.yaml; name one that train made")
         if [other.resolve() for other in paths].count(path.resolve()) > 1:

@@ -1,9 +1,9 @@
-"""The page of a sweep: its table, the curves of its cells over each other, and what each key matters."""
+"""The page of a sweep: its table, curves and clips of its cells side by side, and what each key matters."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,8 @@ from rlnsp.atomic import written_whole
 from rlnsp.report import runs
 from rlnsp.report.curves import SMOOTHED_OVER, Chart
 from rlnsp.report.figures import Curve, chart, moving_average
-from rlnsp.report.page import TEMPLATE, templates
+from rlnsp.report.gallery import gallery
+from rlnsp.report.page import inlined, templates
 from rlnsp.report.runs import ReportedRun, known
 
 
@@ -34,7 +35,9 @@ class SweepPage:
     runs: Mapping[str, Sequence[Path]]
     """By cell, the run folders that are here."""
     measures: Sequence[str]
-    """Held-out, each with a drawing."""
+    """Held-out, each with a drawing; clips have the scores of the first."""
+    lower_is_better: bool
+    """Of the first measure."""
 
 
 def write_sweep_report(page: SweepPage, output: Path) -> Path:
@@ -54,12 +57,18 @@ def write_sweep_report(page: SweepPage, output: Path) -> Path:
             page=page,
             cells=list(page.runs),
             charts=_charts(page, by_cell),
-            style=Markup((TEMPLATE / "report.css").read_text(encoding="utf-8")),
+            gallery=gallery(_one_a_cell(page.runs, by_cell)),
+            **inlined(),
         )
     )
     with written_whole(output) as aside:
         aside.write_text(html, encoding="utf-8")
     return output
+
+
+def _one_a_cell(cells: Iterable[str], by_cell: Iterable[Sequence[ReportedRun]]) -> list[ReportedRun]:
+    """The first seed's run of each cell, whose clips are shown under the cell's name."""
+    return [replace(runs[0], name=cell) for cell, runs in zip(cells, by_cell, strict=True) if runs]
 
 
 def _charts(page: SweepPage, by_cell: Sequence[Sequence[ReportedRun]]) -> list[Chart]:

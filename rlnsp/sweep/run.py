@@ -13,7 +13,7 @@ import yaml
 from optuna.study import Study
 
 from rlnsp.atomic import written_whole
-from rlnsp.evaluate import DISTANCE
+from rlnsp.evaluate import DISTANCE, LOWER_IS_BETTER
 from rlnsp.opening import is_run
 from rlnsp.report.sweeps import SweepPage, write_sweep_report
 from rlnsp.settings import ConfigError
@@ -115,6 +115,7 @@ class Sweep:
                 for cell in found.cells
             },
             measures=[found.metric, *([DISTANCE] if found.metric != DISTANCE else [])],
+            lower_is_better=found.metric in LOWER_IS_BETTER,
         )
 
     def run_folder(self, cell: str, seed: int) -> Path:

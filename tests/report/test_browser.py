@@ -1,5 +1,7 @@
 """The report in a real browser."""
 
+import itertools
+
 import pytest
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -8,6 +10,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 from benchmarks.screenshot import PATIENCE_S, browser, main, missing, show
 from rlnsp.report import write_report
+from rlnsp.report.sweeps import SweepPage, write_sweep_report
 from tests.report.composed import HOSTILE, LONG, make_run
 
 pytestmark = [
@@ -21,7 +24,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
-    """The report of one run, whose contexts mean harm, and that of two."""
+    """The report of one run, whose contexts mean harm, that of two, and a sweep's."""
     home = tmp_path_factory.mktemp("browser")
     runs = [
         make_run(home / "soft", 0.75, contexts={1: HOSTILE, 2: LONG}),
@@ -30,7 +33,26 @@ def pages(tmp_path_factory):
     return {
         "one": write_report(runs[:1], home / "one.html"),
         "two": write_report(runs, home / "two.html"),
+        "sweep": write_sweep_report(sweep_page(runs), home / "sweep.html"),
     }
+
+
+def sweep_page(runs):
+    """Six cells, as the largest of the shipped sweeps."""
+    cells = ["paper", HOSTILE, *(f"rule=cps, noise_level=0.{n}" for n in range(4))]
+    return SweepPage(
+        title="noise",
+        head=["cell", "after", "reads as"],
+        rows=[[cell, "0.500 [0.400, 0.600]", "better"] for cell in cells],
+        reads=["better"] * len(cells),
+        how_to_read="Held-out nsp_reward.",
+        conclusions=["3 seeds are few."],
+        importance={"rule": 0.25, "seeds": 0.75},
+        about_importance="Shares of the variance.",
+        runs=dict(zip(cells, itertools.cycle([runs[:1], runs[1:]]), strict=False)),
+        measures=["nsp_reward", "distance_to_future"],
+        lower_is_better=False,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +85,7 @@ def choose(driver, name, value):
     Select(driver.find_element(By.ID, name)).select_by_value(value)
 
 
-@pytest.mark.parametrize("name", ["one", "two"])
+@pytest.mark.parametrize("name", ["one", "two", "sweep"])
 def test_it_opens_without_a_complaint_and_fits_the_screen_light_and_dark(driver, pages, name):
     seen = set()
     for width in (390, 1600):
@@ -150,6 +172,20 @@ def test_two_policies_of_a_comparison_can_be_sorted_against_each_other(driver, p
     choose(driver, "sort", "loss")
     # Of four scenes soft has three right, paper two.
     assert [change for _, change in cards(driver)] == ["-1.000"] * 4 + ["+0.000"] * 12
+
+
+def test_clips_of_a_sweeps_cells_play_and_are_sorted_against_each_other(driver, pages):
+    show(driver, pages["sweep"], 1600, dark=False)
+    views = "document.querySelectorAll('.card:first-child .view')"
+    assert driver.execute_script(f"return {views}.length") == 7  # before, and after of six cells
+    last = f"[...{views}].at(-1).querySelector('video')"
+    driver.execute_script(f"{last}.scrollIntoView()")
+    assert until(driver, f"{last}.currentTime > 0")
+    choose(driver, "from", "1")
+    choose(driver, "to", "2")  # the worse one
+    choose(driver, "sort", "loss")
+    assert float(cards(driver)[0][1].split()[0].replace("−", "-")) < 0
+    assert driver.get_log("browser") == []
 
 
 def test_everything_can_be_reached_and_done_with_the_keyboard(page):

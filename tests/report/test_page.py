@@ -195,6 +195,15 @@ def test_the_command_writes_into_the_run_or_where_it_is_told(runs, tmp_path, mon
     assert capsys.readouterr().out.split() == [str(runs[0] / "report.html"), "report.html", "both.html"]
 
 
+def test_a_sweep_is_told_from_a_run_and_where_its_report_is(runs, tmp_path, capsys):
+    sweep = tmp_path / "sweep"
+    sweep.mkdir()
+    (sweep / "sweep.yaml").write_text("config: world\n")
+    assert cli.main(["report", str(sweep)]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"{sweep}: is a sweep; its own report is {sweep / 'report.html'}" in said
+
+
 @pytest.mark.parametrize(
     ("change", "lower", "said"),
     [

@@ -143,13 +143,18 @@ def test_the_page_has_the_table_the_curves_and_nothing_that_a_name_could_break(f
             about_importance=matters.said,
             runs={"base": runs[:1], HOSTILE: runs, "lower": [], "like": []},
             measures=["nsp_reward", "distance_to_future"],
+            lower_is_better=False,
         ),
         tmp_path / "report.html",
     )
     page = Tree(path.read_text(encoding="utf-8"))
     assert page.open == []
-    assert page.all("script") == []
+    assert len(page.all("script")) == 1
     assert HOSTILE in page.texts
+    # Clips before, and after of each cell's first run that is there.
+    assert page.all("div", id="gallery")[0]["style"] == "--views: 3"
+    assert f"{HOSTILE}: after 40 iterations" in [text.strip() for text in page.texts]
+    assert len(page.all("video")) == 16 * 3
     assert len(page.all("svg", role="img")) == 3  # training reward, and two measures
     assert [one["class"] for one in page.all("td") if one["class"] in {"better", "worse", "unclear"}] == [
         "better",
