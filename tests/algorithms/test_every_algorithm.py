@@ -1,6 +1,7 @@
 """What holds of every algorithm that comes with rlnsp, by every step rule."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -33,24 +34,33 @@ def movement(stats):
 
 
 class Counted(BatchDependent):
-    """Computes otherwise in batches of another size, as kernels do, and counts its calls with gradient."""
+    """Computes otherwise in batches of another size, as kernels do, and keeps count."""
 
-    calls = 0
+    def __init__(self, config):
+        super().__init__(config)
+        self.encoded, self.calls, self.scales = 0, 0, set()
+
+    def encode(self, scenes):
+        self.encoded += len(scenes)
+        return super().encode(scenes)
 
     def velocity(self, x, sigma, condition, guidance_scale=1.0):
         self.calls += torch.is_grad_enabled()
+        self.scales.add(guidance_scale)
         return super().velocity(x, sigma, condition, guidance_scale)
 
 
 class Step:
     """12 samples in chunks of 4, trained in micro-batches of another size."""
 
-    def __init__(self, name, rule="cps", precision="fp32", policy=Counted, average=True, **settings):
+    def __init__(
+        self, name, precision="fp32", policy: Any = Counted, average=True, sampler=SAMPLER, **settings
+    ):
         self.toy = policy(ToyPolicy.Config())
         moved(self.toy)
-        self.policy, sampler = in_precision(self.toy, precision), replace(SAMPLER, rule=rule)
+        self.policy = in_precision(self.toy, precision)
         config = TrainerConfig(**{"micro_batch_size": 5, "learning_rate": 1e-2, **settings})
-        algorithm = made(name, sampler)
+        algorithm = made(name, sampler, kl_coefficient=1e-3)
         rolled = rollout(self.policy, SCENES, sampler, 3, Randomness(seed=0), chunk_size=4)
         self.batch, _ = algorithm.credit(rolled, scores(*VALUES))
         averages = average and isinstance(algorithm, SamplesWithAverage)
@@ -70,7 +80,7 @@ class Step:
 @pytest.mark.parametrize("rule", ["flow_sde", "dance_sde", "cps"])
 @pytest.mark.parametrize("name", NAMES)
 def test_the_first_ratio_is_exactly_1_where_kernels_depend_on_the_batch(name, rule, precision):
-    step = Step(name, rule, precision)
+    step = Step(name, precision, sampler=replace(SAMPLER, rule=rule))
     stats = step(prove=True)
     assert movement(stats) == 0
     if "drift_max" in stats:
@@ -81,7 +91,25 @@ def test_the_first_ratio_is_exactly_1_where_kernels_depend_on_the_batch(name, ru
 def test_with_one_update_a_rollout_what_sampled_costs_no_forward(name):
     step = Step(name, average=False)
     assert movement(step()) == 0
-    assert step.toy.calls == -(-len(step.batch) // 5)
+    assert step.toy.calls == -(-len(step.batch) // 5)  # with gradient; the reference has none
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_scene_is_encoded_once_an_iteration_where_its_encoder_is_frozen(name):
+    step = Step(name, updates_per_rollout=2)
+    step()
+    assert step.toy.encoded == len(SCENES)
+
+
+@pytest.mark.parametrize(("given", "trained"), [(None, 2.0), (1.0, 1.0), (4.0, 4.0)])
+@pytest.mark.parametrize("name", NAMES)
+def test_guidance_is_switched_apart_in_sampling_and_in_training(name, given, trained):
+    """In the loss, in what it is compared with, and in the reference."""
+    step = Step(name, sampler=replace(SAMPLER, guidance_scale=2.0, train_guidance_scale=given))
+    assert step.toy.scales == {2.0}
+    step.toy.scales.clear()
+    step(prove=True)
+    assert step.toy.scales == {trained}
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
