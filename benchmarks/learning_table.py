@@ -1,6 +1,6 @@
-"""The table of what algorithms reach on the embedded world, from a sweep that has run to docs/algorithms.md.
+"""What algorithms reach on the embedded world: the sweep ``algorithms``, and its table in docs/algorithms.md.
 
-``rlnsp sweep --config algorithms``, then ``python -m benchmarks.learning_table runs/sweep-algorithms``.
+python -m benchmarks.learning_table --jobs 2    # runs what is not done of the sweep, in runs/sweep-algorithms
 """
 
 from __future__ import annotations
@@ -12,19 +12,33 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.ablation_table import fill
-from rlnsp import config
-from rlnsp.settings import ConfigError, RunConfig
+from rlnsp import cli, config
+from rlnsp.settings import RunConfig
 
 ROOT = Path(__file__).parents[1]
 MARKS = "<!-- learning -->", "<!-- /learning -->"
+SWEEP = Path("runs/sweep-algorithms")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the table and its numbers; 1 if an algorithm does not raise the metric at every seed."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.learning_table", description=__doc__)
-    parser.add_argument("sweep", type=Path, metavar="SWEEP_FOLDER", help="the folder of a sweep that is done")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.learning_table",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "sweep", type=Path, nargs="?", default=SWEEP, metavar="SWEEP_FOLDER", help=f"({SWEEP})"
+    )
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="of rlnsp sweep (1)")
     args = parser.parse_args(argv)
     summary = read(args.sweep)
+    if summary is None:
+        words = ["--config", "algorithms", "--output", str(args.sweep), "--jobs", str(args.jobs)]
+        if code := cli.main(["sweep", *words]):
+            return code
+        summary = read(args.sweep)
+    assert summary is not None, "a sweep that ends well is done"
     rows = [row(args.sweep, cell, summary["seeds"]) for cell in summary["cells"]]
     text = markdown(rows, summary)
     print(text)
@@ -38,19 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if flat else 0
 
 
-def read(sweep: Path) -> dict[str, Any]:
-    """The sweep's summary.
-
-    Raises:
-        ConfigError: it is no sweep's, or not done.
-    """
+def read(sweep: Path) -> dict[str, Any] | None:
+    """The summary of a sweep that is done; None: it is not."""
     path = sweep / "summary.json"
-    if not (sweep / "sweep.yaml").is_file() or not path.is_file():
-        raise ConfigError(f"{sweep}: not a sweep's folder; run rlnsp sweep --config algorithms first")
-    summary = json.loads(path.read_text(encoding="utf-8"))
-    if summary["status"] != "done":
-        raise ConfigError(f"{sweep}: is not done; run the sweep's command again to go on with it")
-    return summary
+    summary = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"status": "to do"}
+    return summary if summary["status"] == "done" else None
 
 
 def row(sweep: Path, cell: Mapping[str, Any], seeds: Sequence[int]) -> dict[str, Any]:

@@ -57,18 +57,24 @@ def test_the_table_is_written_between_the_marks(sweep, tmp_path, capsys):
     assert capsys.readouterr().out.endswith("not above its start by more than chance: grpo, seed 1\n")
 
 
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda sweep: (sweep / "sweep.yaml").unlink(), "not a sweep's folder; run rlnsp sweep"),
-        (
-            lambda sweep: (sweep / "summary.json").write_text('{"status": "unfinished"}'),
-            "is not done; run the",
-        ),
-    ],
-)
-def test_what_is_no_finished_sweep_is_refused_and_the_page_stays(sweep, tmp_path, damage, message):
-    damage(sweep)
-    with pytest.raises(config.ConfigError, match=message):
-        learning_table.main([str(sweep)])
+@pytest.mark.parametrize("status", [None, "unfinished"])
+def test_what_is_not_done_of_the_sweep_is_run_first(sweep, tmp_path, monkeypatch, status):
+    path = sweep / "summary.json"
+    done, asked = path.read_text(), []
+    path.write_text(json.dumps({"status": status})) if status else path.unlink()
+
+    def failing(words):
+        asked.append(words)
+        return 2
+
+    def finishing(words):
+        path.write_text(done)
+        return 0
+
+    monkeypatch.setattr(learning_table.cli, "main", failing)
+    assert learning_table.main([str(sweep), "--jobs", "2"]) == 2
     assert "old" in (tmp_path / "docs" / "algorithms.md").read_text()
+    assert asked == [["sweep", "--config", "algorithms", "--output", str(sweep), "--jobs", "2"]]
+    monkeypatch.setattr(learning_table.cli, "main", finishing)
+    assert learning_table.main([str(sweep)]) == 1
+    assert "| `nft` | ode |" in (tmp_path / "docs" / "algorithms.md").read_text()
