@@ -1,34 +1,30 @@
-"""The table of what algorithms, rules and noise reach on the embedded world, from sweeps that have run.
+"""What algorithms, rules and noise reach on the embedded world: two sweeps, one table in docs/algorithms.md.
 
-``rlnsp sweep --config algorithms`` and ``--config noise``, then
-``python -m benchmarks.learning_table runs/sweep-algorithms runs/sweep-noise``: into docs/algorithms.md.
+python -m benchmarks.learning_table --jobs 2    # runs what is not done of both first
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.ablation_table import fill
+from benchmarks.sweep_tables import environment, finished, parser, read
 from rlnsp import config
-from rlnsp.settings import ConfigError, RunConfig
+from rlnsp.settings import RunConfig
 
 ROOT = Path(__file__).parents[1]
 MARKS = "<!-- learning -->", "<!-- /learning -->"
+SWEEPS = ("algorithms", "noise")
+"""Every cell of the first should learn; of the second, some noise is too little or too much."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the table and its numbers; 1 if an algorithm of the first sweep does not rise at every seed."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.learning_table", description=__doc__)
-    parser.add_argument("algorithms", type=Path, metavar="SWEEP_FOLDER", help="where every cell should learn")
-    parser.add_argument(
-        "others", type=Path, nargs="*", metavar="SWEEP_FOLDER", help="whose rows are added, however they went"
-    )
-    args = parser.parse_args(argv)
-    sweeps = {folder: read(folder) for folder in (args.algorithms, *args.others)}
+    """Write the table and its numbers; 1 if an algorithm does not raise the metric at every seed."""
+    args = parser("python -m benchmarks.learning_table", __doc__).parse_args(argv)
+    sweeps = {sweep: read(sweep) for sweep in (finished(name, args.output, args.jobs) for name in SWEEPS)}
     tables = {
         folder: [row(folder, cell, summary["seeds"]) for cell in summary["cells"]]
         for folder, summary in sweeps.items()
@@ -41,26 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         for folder, rows in tables.items()
     ]
     (ROOT / "docs" / "algorithms.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    taught = tables[args.algorithms]
+    taught = next(iter(tables.values()))
     flat = [f"{one['cell']}, seed {seed}" for one in taught for seed, low in one["lows"].items() if low <= 0]
     for name in flat:
         print(f"not above its start by more than chance: {name}")
     return 1 if flat else 0
-
-
-def read(sweep: Path) -> dict[str, Any]:
-    """The sweep's summary.
-
-    Raises:
-        ConfigError: it is no sweep's, or not done.
-    """
-    path = sweep / "summary.json"
-    if not (sweep / "sweep.yaml").is_file() or not path.is_file():
-        raise ConfigError(f"{sweep}: not the folder of a sweep that has run; rlnsp sweep makes one")
-    summary = json.loads(path.read_text(encoding="utf-8"))
-    if summary["status"] != "done":
-        raise ConfigError(f"{sweep}: is not done; run the sweep's command again to go on with it")
-    return summary
 
 
 def row(sweep: Path, cell: Mapping[str, Any], seeds: Sequence[int]) -> dict[str, Any]:
@@ -84,12 +65,6 @@ def row(sweep: Path, cell: Mapping[str, Any], seeds: Sequence[int]) -> dict[str,
     }
 
 
-def environment(sweep: Path) -> dict[str, Any]:
-    """On what the sweep's first run was made."""
-    first = min(sweep.glob("runs/*/environment.json"))
-    return json.loads(first.read_text(encoding="utf-8")) | {"command": None}
-
-
 def markdown(rows: Sequence[Mapping[str, Any]], sweeps: Sequence[Mapping[str, Any]]) -> str:
     """The table, and what the sweeps concluded."""
     lines = [
@@ -103,7 +78,7 @@ def markdown(rows: Sequence[Mapping[str, Any]], sweeps: Sequence[Mapping[str, An
             f"| `{one['algorithm']}` | {rule} | {one['start']:.3f} | {one['end']:.3f} | {each} | "
             f"{one['minutes']:.1f} | {one['trained_fraction']:.0%} | {one['forwards']} |"
         )
-    said = "\n".join(f"- {line}" for summary in sweeps for line in summary["conclusions"])
+    said = "\n".join(dict.fromkeys(f"- {line}" for summary in sweeps for line in summary["conclusions"]))
     how = f"{rows[0]['iterations']} iterations, seeds {', '.join(map(str, sweeps[0]['seeds']))}."
     return "\n".join([*lines, "", how, "", said])
 

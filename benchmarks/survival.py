@@ -21,8 +21,8 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.ablation_table import fill
 from benchmarks.file_faults import FileFaults, full_disk, kill
-from benchmarks.world_tables import with_table
 from rlnsp import trainer
 from rlnsp.manifest import write_manifest
 from rlnsp.optimisation import make_optimizer
@@ -41,6 +41,7 @@ from rlnsp.trainer import Run, train
 
 ALGORITHMS = ("ddpo", "grpo", "grpo_guard", "flow_dppo", "nft", "awm")
 PAGE = Path(__file__).parents[1] / "docs" / "runs.md"
+MARKS = "<!-- survival -->", "<!-- end -->"
 HALF, WHOLE = 3, 6
 REACHED_END = 7
 REWARD = """
@@ -79,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             rows.append(measure(algorithm, Path(folder), args.every))
         print(row_of(rows[-1]), flush=True)
     if args.write:
-        PAGE.write_text(with_table(PAGE.read_text(), "survival", table(rows, args.every)))
+        fill(PAGE, table(rows, args.every), MARKS)
     return 0 if all(row.sound for row in rows) else 1
 
 

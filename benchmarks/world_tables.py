@@ -7,7 +7,6 @@ python -m benchmarks.world_tables --write    # also into docs/world.md, and draw
 from __future__ import annotations
 
 import argparse
-import re
 import tempfile
 import textwrap
 from collections import Counter
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from benchmarks.ablation_table import fill
 from rlnsp.world import FRAMES, Tracker, language, motion, rendering
 from rlnsp.world.events import KINDS, Event, Kind, all_events, with_star
 from tests.world.adversaries import ADVERSARIES
@@ -48,28 +48,12 @@ def main(argv: list[str] | None = None) -> int:
     for table in tables.values():
         print(table, end="\n\n")
     if args.write:
-        page = PAGE.read_text(encoding="utf-8")
         for name, table in tables.items():
-            page = with_table(page, name, table)
-        PAGE.write_text(page, encoding="utf-8")
+            fill(PAGE, table, (f"<!-- {name} -->", f"<!-- /{name} -->"))
         IMAGES.mkdir(parents=True, exist_ok=True)
         for kind in KINDS:
             contact_sheet(kind).save(IMAGES / f"world-{kind}.png", optimize=True)
     return 0
-
-
-def with_table(page: str, name: str, table: str) -> str:
-    """The page with what stands between a table's two comments replaced.
-
-    Raises:
-        ValueError: the page has no such comments.
-    """
-    pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-    if not pattern.search(page):
-        raise ValueError(
-            f"{PAGE}: no '<!-- {name} -->' with an '<!-- end -->' after it; write the table there"
-        )
-    return pattern.sub(lambda match: f"{match[1]}{table}\n{match[2]}", page)
 
 
 def pass_rates(clips: TrueClips, seed: int) -> str:

@@ -7,7 +7,7 @@ Conventions: sigma is 1 at noise and 0 at data; velocity = noise - data.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,6 +27,8 @@ from rlnsp.settings import require
 from rlnsp.types import Condition
 
 INDEX = "model_index.json"
+Sampler = Callable[[Tensor, Condition, int, float], Tensor]
+"""Latents (B, N, C) fp32 of noise (B, N, C), a condition, the number of steps and the guidance scale."""
 T = TypeVar("T")
 
 
@@ -92,15 +94,8 @@ class PipelineModel(nn.Module, ABC):
         """The pipeline of diffusers that these parts are of, with ``transformer`` in its place."""
 
     @abstractmethod
-    def stock_latents(
-        self,
-        transformer: nn.Module,
-        x: Tensor,
-        condition: Condition,
-        num_steps: int,
-        guidance_scale: float,
-    ) -> Tensor:
-        """(B, N, C) fp32 that this pipeline makes of the noise ``x``, by nothing of ours but the network."""
+    def stock_sampler(self, transformer: nn.Module) -> Sampler:
+        """That pipeline's denoising, by nothing of ours but the network."""
 
     @abstractmethod
     def sigmas(self, num_steps: int) -> Tensor:

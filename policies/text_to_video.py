@@ -88,7 +88,7 @@ class TextToVideo(ABC, Generic[Settings]):
     ) -> Tensor:
         """(B, N, C) fp32, what diffusers' own pipeline makes of the noise ``x``; the adapter as it is."""
         transformer = self._dit.get_base_model()  # its layers carry the adapter
-        return self.model.stock_latents(transformer, x, condition, num_steps, guidance_scale)
+        return self.model.stock_sampler(transformer)(x, condition, num_steps, guidance_scale)
 
     @contextmanager
     def reference(self) -> Iterator[None]:

@@ -80,7 +80,8 @@ def load(
     raw = _read(path)
     if rewards:
         raw["rewards"] = _chosen_rewards(rewards, raw.get("rewards") or {})
-    _forget_settings_of_replaced(raw, overrides)
+    for override in overrides:
+        _forget_settings_of_replaced(raw, _read_override(override))
     return checked(typed(RunConfig, raw, overrides, source=str(path)))
 
 
@@ -228,23 +229,14 @@ def typed(schema: type[Schema], raw: Mapping[str, Any], overrides: Sequence[str]
     """``raw`` with the overrides merged in, as a checked ``schema``; ``source`` is what errors call it."""
     _refuse_interpolation(raw, source)
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(schema), raw)
+        merged = OmegaConf.unsafe_merge(OmegaConf.structured(schema), raw)  # unsafe to use its inputs again
     except OmegaConfBaseException as error:
         raise ConfigError(f"{source}: {_explain(error)}") from error
     for override in overrides:
-        key, equals, _ = override.partition("=")
-        if not (equals and all(key.split("."))):
-            raise ConfigError(
-                f"{override!r} is not an override; write key.key=value, such as trainer.group_size=8"
-            )
         try:
-            layer = OmegaConf.from_dotlist([override])
-            _refuse_interpolation(OmegaConf.to_container(layer, resolve=False), repr(override))
-            merged = OmegaConf.merge(merged, layer)
+            merged = OmegaConf.unsafe_merge(merged, _read_override(override))
         except OmegaConfBaseException as error:
             raise ConfigError(f"{override!r}: {_explain(error)}") from error
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{override!r}: the value is not valid YAML; quote it") from error
     missing = sorted(OmegaConf.missing_keys(merged))
     if missing:
         raise ConfigError(
@@ -300,16 +292,32 @@ def _refuse_secrets(run: RunConfig) -> None:
         )
 
 
-def _forget_settings_of_replaced(raw: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Empty the settings of slots that an override gives to another plug-in, which knows other ones."""
-    for override in overrides:
-        key, _, name = override.partition("=")
-        place, _, last = key.rpartition(".")
-        slot: Any = raw
-        for part in place.split("."):
-            slot = slot.get(part) if isinstance(slot, Mapping) else None
-        if last == "use" and isinstance(slot, dict) and slot.get("use") != name.strip("\"'"):
-            slot.pop("config", None)
+def _read_override(override: str) -> dict[str, Any]:
+    """'a.b=c' as {'a': {'b': c}}, c as YAML has it."""
+    key, equals, _ = override.partition("=")
+    if not (equals and all(key.split("."))):
+        raise ConfigError(
+            f"{override!r} is not an override; write key.key=value, such as trainer.group_size=8"
+        )
+    try:
+        read = OmegaConf.to_container(OmegaConf.from_dotlist([override]), resolve=False)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{override!r}: {_explain(error)}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{override!r}: the value is not valid YAML; quote it") from error
+    assert isinstance(read, dict)
+    _refuse_interpolation(read, repr(override))
+    return {str(key): value for key, value in read.items()}
+
+
+def _forget_settings_of_replaced(raw: Any, given: Any) -> None:
+    """Empty the settings of slots that ``given`` puts another plug-in into, which knows other ones."""
+    if not (isinstance(raw, dict) and isinstance(given, Mapping)):
+        return
+    if "use" in given and given["use"] != raw.get("use"):
+        raw.pop("config", None)
+    for name, value in given.items():
+        _forget_settings_of_replaced(raw.get(name), value)
 
 
 def _chosen_rewards(flags: Iterable[str], known: Any) -> dict[str, Any]:

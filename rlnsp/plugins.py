@@ -6,6 +6,7 @@ import importlib.util
 import sys
 import zlib
 from collections.abc import Iterable
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ class UnknownPlugin(LookupError):
     """Nothing is called that; the message says what is, and the nearest spelling."""
 
 
+@cache
 def installed(kind: str) -> dict[str, EntryPoint]:
     """The entry points of group ``rlnsp.<kind>``, by name, none of them loaded."""
     return {point.name: point for point in sorted(entry_points(group=f"rlnsp.{kind}"))}

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from types import TracebackType
 
 from rich.console import Console
@@ -95,7 +96,7 @@ class Display:
             )
             return
         per_iteration = (time.monotonic() - self.started) / (line.finished - self.first)
-        left = time.strftime("%H:%M:%S", time.gmtime(per_iteration * (self.total - line.finished)))
+        left = timedelta(seconds=round(per_iteration * (self.total - line.finished)))  # which knows of days
         flat = "" if line.zero_variance is None else f"  flat groups {line.zero_variance:.0%}"
         self.say(
             f"iteration {line.finished}/{self.total}  reward {line.reward:.3f}{flat}  "

@@ -203,8 +203,14 @@ def test_another_plug_in_in_a_slot_does_not_get_the_settings_of_the_one_that_was
         f"rewards: {{mine: {{use: '{plugin_file}:Mine', config: {{target: 0.25}}}}}}\n"
     )
     assert config.load(path, ["algorithm.use=grpo"]).algorithm.config["clip"] == 1e-4
-    assert config.load(path, ["algorithm.use=nft"]).algorithm.config["beta"] == 0.5
-    assert config.load(path, [config.override("algorithm.use", "nft")]).algorithm.config["beta"] == 0.5
+    for same in (
+        "algorithm.use=nft",
+        config.override("algorithm.use", "nft"),
+        "algorithm.use='nft'",
+        "algorithm={use: nft}",
+    ):
+        assert config.load(path, [same]).algorithm.config["beta"] == 0.5
+    assert "beta" not in config.load(path, ["algorithm={use: grpo}"]).algorithm.config
     run = config.load(path, ["algorithm.config.num_levels=1", "algorithm.use=awm"])
     assert run.algorithm.config["num_levels"] == 1
     changed = config.load(path, [f"rewards.mine.use={plugin_file}:plain"])

@@ -1,6 +1,8 @@
 """What the pages show works: every command parses and its settings are checked, every snippet runs."""
 
 import argparse
+import json
+import os
 import re
 import shlex
 import subprocess
@@ -42,15 +44,87 @@ def inline(program):
     }
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """A directory with every file that a page shows by name, as a reader would have it."""
+def write_files(folder):
+    """Every file that a page shows by name, as a reader would have it."""
     for _, text in blocks("python", "yaml"):
         if named := re.match(r"# (\S+\.(?:py|yaml))\n", text):
-            (tmp_path / named.group(1)).write_text(text)
+            (folder / named.group(1)).write_text(text)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A directory with those files."""
+    write_files(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     return tmp_path
+
+
+def in_one_process(program, given, folder):
+    """What ``program`` makes of each of ``given``; importing libraries takes longer than all else."""
+    write_files(folder)
+    (folder / "given.json").write_text(json.dumps(given))
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return dict(zip(given, json.loads((folder / "found.json").read_text()), strict=True)), done.stderr
+
+
+SNIPPETS = """
+import json, traceback
+found = []
+for code in json.load(open("given.json")):
+    try:
+        exec(compile(code, "<page>", "exec"), {"__name__": "__main__"})
+        found.append("")
+    except BaseException:
+        found.append(traceback.format_exc())
+json.dump(found, open("found.json", "w"))
+"""
+COMMANDS = """
+import contextlib, io, json, shlex
+from rlnsp import cli
+found = []
+for line in json.load(open("given.json")):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = cli.main(shlex.split(line))
+    found.append([code, out.getvalue(), err.getvalue()])
+json.dump(found, open("found.json", "w"))
+"""
+
+
+@pytest.fixture(scope="module")
+def snippets(tmp_path_factory):
+    """By code, what was wrong with it."""
+    return in_one_process(
+        SNIPPETS, [code for _, code in blocks("python")], tmp_path_factory.mktemp("snippets")
+    )[0]
+
+
+HEAVY = ("pretrain", "sft", "curate")
+"""Commands that import every library there is."""
+
+
+@pytest.fixture(scope="module")
+def heavy(tmp_path_factory):
+    """By command line, the exit code of its dry run and what it said."""
+    lines = [dry(line) for line in shell_lines("rlnsp") if line.split()[1] in HEAVY]
+    found, complaints = in_one_process(COMMANDS, lines, tmp_path_factory.mktemp("commands"))
+    assert complaints == ""
+    return found
+
+
+def dry(line):
+    """The words of a command line that does nothing: all but weights is found and checked."""
+    words = shlex.split(line, comments=True)[1:]
+    return shlex.join([*words, *(["--dry-run"] if "--dry-run" not in words else [])])
 
 
 def test_there_is_something_to_check():
@@ -60,20 +134,16 @@ def test_there_is_something_to_check():
 
 
 @pytest.mark.parametrize("line", shell_lines("rlnsp"))
-def test_every_command_is_one_that_rlnsp_takes(line, here, capsys):
+def test_every_command_is_one_that_rlnsp_takes(line, here, capsys, request):
     name, *words = shlex.split(line, comments=True)[1:]
-    # Everything but the weights is found and checked: configs, rewards, overrides.
-    dry = [name, *words, *(["--dry-run"] if "--dry-run" not in words else [])]
     if name == "train" and "--resume" not in words:
-        assert cli.main(dry) == 0
+        assert cli.main(shlex.split(dry(line))) == 0
         assert capsys.readouterr().out
         return
-    if name in {"pretrain", "sft", "curate"}:  # these import every library there is
-        done = subprocess.run(
-            [sys.executable, "-m", "rlnsp", *dry], capture_output=True, text=True, check=False
-        )
-        assert (done.returncode, done.stderr) == (0, "")
-        assert done.stdout
+    if name in HEAVY:
+        code, out, err = request.getfixturevalue("heavy")[dry(line)]
+        assert (code, err) == (0, "")
+        assert out
         return
     _, command = cli._find(name)
     parser = argparse.ArgumentParser(exit_on_error=False, allow_abbrev=False)
@@ -108,9 +178,8 @@ def test_every_module_that_is_run_by_name_has_help(module):
 
 
 @pytest.mark.parametrize(("page", "code"), blocks("python"))
-def test_every_python_snippet_runs(page, code, here):
-    done = subprocess.run([sys.executable, "-c", code], cwd=here, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{page}\n{code}\n{done.stderr}"
+def test_every_python_snippet_runs(page, code, snippets):
+    assert not snippets[code], f"{page}\n{code}\n{snippets[code]}"
 
 
 SHOWN = {word for line in shell_lines("rlnsp") for word in line.split() if ".py:" in word}

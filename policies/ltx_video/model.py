@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from policies.loading import load_diffusers, load_scheduler, require_fit
 from policies.ltx_video.policy import LTXVideoSettings
 from policies.pipeline import (
     PipelineModel,
+    Sampler,
     geometry_of,
     load_text_encoder,
     load_tokenizer,
@@ -54,24 +56,10 @@ class LTXVideoModel(PipelineModel):
             transformer=transformer,
         )
 
-    def stock_latents(
-        self,
-        transformer: nn.Module,
-        x: Tensor,
-        condition: Condition,
-        num_steps: int,
-        guidance_scale: float,
-    ) -> Tensor:
-        """By LTXPipeline."""
-        return ltx_latents(
-            x,
-            condition,
-            num_steps,
-            guidance_scale,
-            pipeline=self.stock_pipeline(transformer),
-            geometry=self.geometry,
-            dtype=self.compute_dtype,
-        )
+    def stock_sampler(self, transformer: nn.Module) -> Sampler:
+        """LTXPipeline's."""
+        pipeline = self.stock_pipeline(transformer)
+        return partial(ltx_latents, pipeline=pipeline, geometry=self.geometry, dtype=self.compute_dtype)
 
     def sigmas(self, num_steps: int) -> Tensor:
         """Shifted by the number of tokens."""

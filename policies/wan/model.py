@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import diffusers
@@ -20,6 +21,7 @@ from policies.latents import Grid, draw, from_pixels, latent_grid, pack, to_pixe
 from policies.loading import load_diffusers, require_fit, where
 from policies.pipeline import (
     PipelineModel,
+    Sampler,
     geometry_of,
     load_text_encoder,
     load_tokenizer,
@@ -56,23 +58,13 @@ class WanModel(PipelineModel):
             transformer=transformer,
         )
 
-    def stock_latents(
-        self,
-        transformer: nn.Module,
-        x: Tensor,
-        condition: Condition,
-        num_steps: int,
-        guidance_scale: float,
-    ) -> Tensor:
-        """By WanPipeline, with Euler's scheduler, since the multistep one that it has is of another order."""
+    def stock_sampler(self, transformer: nn.Module) -> Sampler:
+        """WanPipeline's with Euler's scheduler, since the multistep one that it has is of another order."""
         pipeline = self.stock_pipeline(transformer)
         kind = EvenEuler if self.settings.spacing == "wan" else FlowMatchEulerDiscreteScheduler
         pipeline.scheduler = kind(shift=self.scheduler.config["shift"])
-        return wan_latents(
-            x,
-            condition,
-            num_steps,
-            guidance_scale,
+        return partial(
+            wan_latents,
             pipeline=pipeline,
             geometry=self.geometry,
             grid=self.grid,

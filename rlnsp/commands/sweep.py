@@ -5,12 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rlnsp.settings import ConfigError
-
 EXAMPLE = """\
 examples:
   rlnsp sweep --config rewards --jobs 2
-  rlnsp sweep algorithm=grpo,grpo_guard sampler.rule=cps,flow_sde seeds=3 --output runs/rules
+  rlnsp sweep algorithm=grpo,nft sampler.rule=cps,flow_sde seeds=3
   rlnsp sweep --config noise trainer.num_iterations=20 --dry-run
   rlnsp sweep --config noise --output runs/noise --worker
 
@@ -30,7 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="a.b=c[,d]",
         help="several values: an axis; one: a setting of all cells; without a dot, of the sweep: seeds=3",
     )
-    parser.add_argument("--output", type=Path, metavar="DIR", help="the sweep's folder (runs/sweep-NAME)")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="the sweep's folder (runs/sweep-NAME, or with the axes' names)",
+    )
     parser.add_argument(
         "--jobs", type=int, default=1, metavar="N", help="trials at once, a GPU or cores each (1)"
     )
@@ -46,11 +49,8 @@ def run(args: argparse.Namespace) -> int:
 
     plan = Plan(inline.load(args.config, args.words))
     plan.check()
-    if args.output is None and args.config is None and not args.dry_run:
-        raise ConfigError(
-            "--output is missing: a sweep that has no config's name needs a folder to be told by"
-        )
-    folder = args.output or Path("runs") / f"sweep-{Path(args.config or 'words').stem}"
+    name = Path(args.config).stem if args.config else inline.name(plan.sweep)
+    folder = args.output or Path("runs") / f"sweep-{name}"
     sweep = Sweep(plan, folder, say=lambda line: print(line, flush=True))
     if args.dry_run:
         print("\n".join(sweep.estimate(args.jobs)))

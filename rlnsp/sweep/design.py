@@ -158,7 +158,7 @@ def each_value_once(sweep: SweepConfig) -> Iterator[Cell]:
 
 def cell(sweep: SweepConfig, arm: str | None, values: Mapping[str, Any]) -> Cell:
     """The cell of an arm and of a value of each axis."""
-    short = _short_names(list(values))
+    short = short_names(list(values))
     parts = [*([] if arm is None else [arm]), *(f"{short[key]}={_shown(values[key])}" for key in values)]
     return Cell(
         name=", ".join(parts) or BASE,
@@ -208,7 +208,7 @@ def _axis(key: str, given: Any) -> Axis:
     return values
 
 
-def _short_names(keys: Sequence[str]) -> dict[str, str]:
+def short_names(keys: Sequence[str]) -> dict[str, str]:
     """The last part of each dotted key, or the whole where two would be alike; ``use`` tells nothing."""
     last = {key: key.removesuffix(".use").rpartition(".")[2] for key in keys}
     return {key: name if list(last.values()).count(name) == 1 else key for key, name in last.items()}

@@ -9,7 +9,7 @@ from rlnsp import config
 from rlnsp.config import ConfigError
 from rlnsp.plugins import nearest
 from rlnsp.settings import RunConfig
-from rlnsp.sweep.design import SweepConfig
+from rlnsp.sweep.design import SweepConfig, short_names
 
 SLOTS = ("algorithm", "policy")
 """Sections whose name alone means what is used there."""
@@ -58,6 +58,11 @@ def load(name_or_path: str | None, words: Sequence[str]) -> SweepConfig:
             settings[place] = values[0]
     made = dataclasses.replace(sweep, settings=settings, axes=axes)
     return config.typed(SweepConfig, dataclasses.asdict(made), own, source=str(name_or_path or "the sweep"))
+
+
+def name(sweep: SweepConfig) -> str:
+    """What a sweep of words alone is called: by its axes, so that the same words mean the same folder."""
+    return "-".join(short_names(list(sweep.axes)).values()) or "seeds"
 
 
 def _own(key: str, text: str) -> str:

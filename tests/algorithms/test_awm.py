@@ -62,16 +62,6 @@ def test_past_the_clip_in_the_advantages_direction_there_is_no_gradient():
     assert sorted(clipped) == [0, 1]
 
 
-def test_the_distance_from_the_reference_is_added_with_its_coefficient():
-    policy = toy()
-    batch = credited(awm(kl_coefficient=1.0), policy)
-    assert len(batch) == 18  # the distance has an effect on all
-    moved(policy)
-    (without, _), (loss, stats) = awm().loss(policy, batch), awm(kl_coefficient=0.5).loss(policy, batch)
-    assert stats["reference_distance"] > 0
-    assert loss.item() == pytest.approx(without.item() + 0.5 * stats["reference_distance"], rel=1e-5)
-
-
 def test_what_cannot_be_is_refused():
     with pytest.raises(ConfigError, match="a group is one clip"):
         AWM(AWM.Config(), SamplerConfig(rule="ode"))

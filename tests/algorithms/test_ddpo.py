@@ -97,14 +97,6 @@ def test_off_policy_one_estimator_clips_and_the_other_does_not():
     assert sorted(clipped) == [0, 1]
 
 
-def test_the_divergence_is_added_with_its_coefficient():
-    policy = toy()
-    batch = off_policy(ddpo(kl_coefficient=1.0), policy)
-    (without, _), (loss, stats) = ddpo().loss(policy, batch), ddpo(kl_coefficient=0.5).loss(policy, batch)
-    assert stats["kl_reference"] > 0
-    assert loss.item() == pytest.approx(without.item() + 0.5 * stats["kl_reference"], rel=1e-5)
-
-
 def test_what_cannot_be_is_refused():
     with pytest.raises(ConfigError, match="ddpo trains stochastic steps"):
         DDPO(DDPO.Config(), SamplerConfig(rule="ode"))

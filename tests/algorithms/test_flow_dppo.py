@@ -47,14 +47,6 @@ def test_a_step_that_moved_too_far_learns_only_its_way_back():
     assert sorted(masked) == [("far", 0.0), ("far", 1.0), ("near", 0.0), ("near", 0.0)]
 
 
-def test_the_divergence_from_the_reference_is_added_with_its_coefficient():
-    policy = toy()
-    batch = off_policy(dppo(kl_coefficient=1.0), policy)
-    (without, _), (loss, stats) = dppo().loss(policy, batch), dppo(kl_coefficient=0.5).loss(policy, batch)
-    assert stats["kl_reference"] > 0
-    assert loss.item() == pytest.approx(without.item() + 0.5 * stats["kl_reference"], rel=1e-5)
-
-
 def test_what_cannot_be_is_refused():
     with pytest.raises(ConfigError, match="flow_dppo trains stochastic steps"):
         FlowDPPO(FlowDPPO.Config(), SamplerConfig(noise_level=0.0))

@@ -50,14 +50,6 @@ def test_the_clip_is_on_the_normalised_ratio():
     assert sorted(clipped) == [0, 1]
 
 
-def test_the_divergence_is_added_with_its_coefficient():
-    policy = toy()
-    batch = off_policy(guard(kl_coefficient=1.0), policy)
-    (without, _), (loss, stats) = guard().loss(policy, batch), guard(kl_coefficient=0.5).loss(policy, batch)
-    assert stats["kl_reference"] > 0
-    assert loss.item() == pytest.approx(without.item() + 0.5 * stats["kl_reference"], rel=1e-5)
-
-
 def test_what_cannot_be_is_refused():
     with pytest.raises(ConfigError, match="grpo_guard trains stochastic steps"):
         GRPOGuard(GRPOGuard.Config(), SamplerConfig(rule="ode"))

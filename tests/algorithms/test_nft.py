@@ -90,18 +90,6 @@ def test_on_policy_the_gradient_is_the_same_without_undecided_samples():
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-7)
 
 
-def test_the_distance_from_the_reference_is_added_with_its_coefficient():
-    policy = toy()
-    batch = credited(nft(), policy)
-    moved(policy)
-    (without, told), (loss, stats) = (
-        nft(kl_coefficient=coefficient).loss(policy, batch) for coefficient in (0.0, 0.5)
-    )
-    assert "reference_distance" not in told
-    assert stats["reference_distance"] > 0
-    assert loss.item() == pytest.approx(without.item() + 0.5 * stats["reference_distance"], rel=1e-5)
-
-
 def test_the_average_that_samples_is_slower_the_longer_it_goes():
     algorithm = nft(decay_rate=0.1, most_decay=0.25)
     assert isinstance(algorithm, SamplesWithAverage)

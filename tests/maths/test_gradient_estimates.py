@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rlnsp.maths.density import mean_log_ratio
-from rlnsp.maths.policy_gradient import clipped_surrogate, group_advantages
+from rlnsp.maths.policy_gradient import clipped_surrogate, group_advantages, reinforce, standardise
 from rlnsp.maths.steps import step
 
 SAMPLES, TOKENS, CHANNELS = 20_000, 2, 1
@@ -24,13 +24,25 @@ def chain_mean(rule, theta, x):
     return x
 
 
+def clipped(log_ratio, advantage):
+    return clipped_surrogate(log_ratio, advantage, clip=0.2)
+
+
+ESTIMATORS = {
+    "grpo": (lambda score: group_advantages(score, torch.zeros(SAMPLES).long(), "group"), clipped),
+    "ddpo": (lambda score: standardise(score, score), clipped),
+    "ddpo by reinforce": (lambda score: standardise(score, score), reinforce),
+}
+
+
 @pytest.mark.parametrize("rule", ["flow_sde", "dance_sde", "cps"])
-def test_the_losss_gradient_is_that_of_the_expected_score_within_its_standard_error(rule):
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_the_losss_gradient_is_that_of_the_expected_score_within_its_standard_error(rule, estimator):
     """The policy is v = a x + b over three steps and the score is the sum of the last latent.
 
     The score is linear and every step is affine, so E[score] is the score of the chain of means, whose
-    gradient in (a, b) follows by central differences.  The estimate is the on-policy gradient of the clipped
-    loss, times D because the log ratio is a mean over D dimensions.
+    gradient in (a, b) follows by central differences.  The estimate is the on-policy gradient of the loss,
+    times D because the log ratio is a mean over D dimensions, and the scores' std, which advantages are over.
     """
     generator = torch.Generator().manual_seed(0)
     theta = torch.tensor([0.4, -0.3], dtype=torch.float64)
@@ -44,10 +56,9 @@ def test_the_losss_gradient_is_that_of_the_expected_score_within_its_standard_er
         x_next = mean.detach() + std * torch.randn(mean.shape, generator=generator, dtype=torch.float64)
         log_ratio = log_ratio + mean_log_ratio(x_next, mean, mean.detach(), std)
         x = x_next
-    advantage = group_advantages(x.sum((1, 2)), torch.zeros(SAMPLES).long(), "none")
-    loss = clipped_surrogate(log_ratio, advantage, clip=0.2)
-    (gradient,) = torch.autograd.grad(loss.sum(), per_sample)
-    gradient = -DIMS * gradient.flatten(1)  # (2, B): ascent on the score
+    score, (credit, loss) = x.sum((1, 2)), ESTIMATORS[estimator]
+    (gradient,) = torch.autograd.grad(loss(log_ratio, credit(score)).sum(), per_sample)
+    gradient = -DIMS * score.std(correction=0) * gradient.flatten(1)  # (2, B): ascent on the score
 
     h = 1e-5 * torch.eye(2, dtype=torch.float64)
     ends = [[chain_mean(rule, theta + sign * h[k], start[:1]).sum() for k in range(2)] for sign in (1, -1)]

@@ -1,6 +1,9 @@
 """Who takes what, without a run: training is a function that looks up what was asked for."""
 
+import os
+import signal
 import threading
+import time
 from collections import Counter
 from typing import Any
 
@@ -9,6 +12,7 @@ import pytest
 from optuna.trial import TrialState
 
 from rlnsp.config import ConfigError
+from rlnsp.interruption import Interrupted
 from rlnsp.sweep import inline
 from rlnsp.sweep import study as queue
 from rlnsp.sweep import trial as trials
@@ -238,25 +242,28 @@ def test_a_run_folder_that_is_in_the_way_stops_the_sweep(begin, monkeypatch):
         begin(*GRID)[0].run(1)
 
 
-def test_what_is_stopped_is_left_for_the_next_command(training, begin, monkeypatch):
-    sweep, _ = begin(*GRID)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_the_running_trials_and_the_next_command_goes_on(
+    training, begin, monkeypatch, number, code
+):
+    sweep, said = begin(*GRID)
+    begun = []
 
-    def stopped(*args):
+    def under_way(run, folder, metric, environment, stop, evaluated):
+        begun.append(folder)
+        os.kill(os.getpid(), number)
+        while not stop():
+            time.sleep(0.01)
         raise TrialStopped
 
-    def interrupted(self, say):
-        self.say, self.problem = say, None
-        self._stopping.set()
-        study = self.open_study()
-        study.optimize(lambda trial: self._objective(study, trial, {}), n_trials=1, catch=(TrialStopped,))
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr(trials, "train", stopped)
-        patch.setattr("rlnsp.sweep.workers.Workers.work", interrupted)
-        with pytest.raises(KeyboardInterrupt):
+        patch.setattr(trials, "train", under_way)
+        with pytest.raises(Interrupted) as caught:
             sweep.run(1)
-    assert (sweep.folder / "sweep.md").is_file()
+    assert caught.value.exit_code == code
+    assert len(begun) == 1  # and no other after it
+    assert "stopping: the running trials save; the same command goes on with them" in said
+    assert "to do" in (sweep.folder / "sweep.md").read_text()
     assert begin(*GRID)[0].run(1) == 0
     assert training.asked == {(size, seed): 1 for size in (2, 4) for seed in (0, 1)}
 

@@ -1,4 +1,6 @@
 import functools
+import math
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from rlnsp.sweep.work import work
 from tests.sweep.toys import toy_config
 
 ROOT = Path(__file__).parents[2] / "configs" / "sweeps"
+PAGE = ROOT.parents[1] / "docs" / "sweeps.md"
 SHIPPED = ["algorithms", "group_size", "noise", "rewards", "stages"]
 
 
@@ -33,6 +36,19 @@ def test_every_cell_of_a_shipped_sweep_is_a_run_that_can_be_configured(name, tmp
     plan.check()
     assert len(plan.sweep.seeds) == 3
     assert 2 <= len(plan.cells) <= 9
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_page_has_its_cells_and_iterations(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan = shipped(name)
+    for path in plan.sweep.needs:
+        Path(path).mkdir(parents=True)
+    row = re.search(rf"^\| `{name}` \| ([\dx ]+) \| ([\d, ]+) \|", PAGE.read_text(), re.MULTILINE)
+    assert row
+    assert math.prod(map(int, row[1].split("x"))) == len(plan.cells)
+    trained = {plan.run(cell, 0).trainer.num_iterations for cell in plan.cells}
+    assert set(map(int, row[2].split(","))) == trained
 
 
 def test_stages_says_what_to_run_first(tmp_path, monkeypatch):

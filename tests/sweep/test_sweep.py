@@ -135,9 +135,22 @@ def test_a_run_that_fails_says_why(tmp_path, capsys):
     assert "the judge is out" in said
 
 
-def test_a_sweep_without_a_name_needs_a_folder(tmp_path, capsys):
-    assert cli.main(["sweep", f"config={toy_config(tmp_path)}", "metric=bright", "seeds=1"]) == 2
-    assert "--output is missing" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "folder"),
+    [
+        (["algorithm=grpo,ddpo", "sampler.rule=cps,flow_sde"], "runs/sweep-algorithm-rule"),
+        (["trainer.group_size=4"], "runs/sweep-seeds"),
+        (["--config", "mine.yaml"], "runs/sweep-mine"),
+        (["trainer.group_size=2,4", "--output", "here"], "here"),
+    ],
+)
+def test_a_sweeps_folder_is_called_by_its_config_or_its_axes(words, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text(f"config: {toy_config(tmp_path)}\n")
+    taken = []
+    monkeypatch.setattr(Sweep, "run", lambda self, jobs: taken.append(str(self.folder)) or 0)
+    assert cli.main(["sweep", f"config={tmp_path}/toy.yaml", "metric=bright", "seeds=1", *words]) == 0
+    assert taken == [folder]
 
 
 def test_a_cell_that_trains_nothing_is_evaluated(tmp_path):
