@@ -8,7 +8,8 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 from benchmarks.screenshot import PATIENCE_S, browser, main, missing, show
 from rlnsp.report import write_report
-from tests.report.composed import HOSTILE, LONG, make_run
+from rlnsp.report.sweeps import write_sweep_report
+from tests.report.composed import HOSTILE, LONG, make_run, sweep_of
 
 pytestmark = [
     pytest.mark.slow,
@@ -21,7 +22,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
-    """The report of one run, whose contexts mean harm, and that of two."""
+    """The report of one run, whose contexts mean harm, that of two, and that of a sweep."""
     home = tmp_path_factory.mktemp("browser")
     runs = [
         make_run(home / "soft", 0.75, contexts={1: HOSTILE, 2: LONG}),
@@ -30,6 +31,7 @@ def pages(tmp_path_factory):
     return {
         "one": write_report(runs[:1], home / "one.html"),
         "two": write_report(runs, home / "two.html"),
+        "sweep": write_sweep_report(sweep_of(runs), home / "sweep.html"),
     }
 
 
@@ -63,7 +65,7 @@ def choose(driver, name, value):
     Select(driver.find_element(By.ID, name)).select_by_value(value)
 
 
-@pytest.mark.parametrize("name", ["one", "two"])
+@pytest.mark.parametrize("name", ["one", "two", "sweep"])
 def test_it_opens_without_a_complaint_and_fits_the_screen_light_and_dark(driver, pages, name):
     seen = set()
     for width in (390, 1600):
