@@ -10,7 +10,7 @@ from rlnsp.manifest import ManifestError, read_clip, read_manifest
 from rlnsp.randomness import Randomness
 from rlnsp.settings import ConfigError, DataConfig
 from rlnsp.types import Scene
-from rlnsp.world import UnknownContext, futures
+from rlnsp.world import FRAMES, SIZE, UnknownContext, futures
 from rlnsp.world import scenes as world_scenes
 from rlnsp.world.language import parse
 
@@ -42,13 +42,16 @@ def heldout_scenes(data: DataConfig, n: int, seed: int) -> list[Scene]:
     return (heldout or scenes)[:n]
 
 
-def true_clips(scene: Scene, n: int) -> NDArray[np.uint8] | None:
+def true_clips(scene: Scene, n: int, shape: tuple[int, ...] | None = None) -> NDArray[np.uint8] | None:
     """Clips that may follow a scene, (n, F, H, W, 3), or fewer: its own video, or else the embedded world's.
 
-    None where neither is known.
+    None where neither is known, or it is not of ``shape`` (F, H, W, 3), where one is given.
     """
     if scene.video is not None:
-        return read_clip(scene.video)[0][None]
+        clip = read_clip(scene.video)[0]
+        return clip[None] if shape in {None, clip.shape} else None
+    if shape not in {None, (FRAMES, SIZE, SIZE, 3)}:
+        return None  # before any is drawn, which takes longer than a small policy's own
     try:
         return futures(scene.context, n, seed=0)
     except UnknownContext:

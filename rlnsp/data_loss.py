@@ -73,8 +73,7 @@ class DataLoss:
             chunk_size: largest number of clips in one forward.
         """
         generator = Randomness(seed=seed).generator("data")
-        clips = [true_clips(scene, 1) for scene in scenes]
-        known = [row for row, clip in enumerate(clips) if clip is not None and clip.shape[1:] == shape]
+        known = [row for row, scene in enumerate(scenes) if true_clips(scene, 1, shape) is not None]
         values = [float("nan")] * len(scenes)
         for start in range(0, len(known), chunk_size):
             rows = known[start : start + chunk_size]

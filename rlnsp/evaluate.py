@@ -253,7 +253,7 @@ def distances_to_future(clips: Sequence[Sample]) -> list[float]:
     That is the scene's own video where it has one, else one of the embedded world's.  NaN where neither is
     known, or is of another size.
     """
-    true = true_clips(clips[0].scene, NUM_FUTURES)
+    true = true_clips(clips[0].scene, NUM_FUTURES, clips[0].frames.shape)
     if true is None:
         return [np.nan] * len(clips)
     return distances_to_nearest([clip.frames for clip in clips], true)

@@ -58,7 +58,10 @@ class Policy(Protocol):
         ...
 
     def encodes_with_trained_parts(self) -> bool:
-        """True if training changes what ``encode`` returns; else conditions are cached."""
+        """True if training changes what ``encode`` returns: each micro-batch then asks anew, with gradient.
+
+        Else a scene is encoded once an iteration, for its rollout and all that is trained on it.
+        """
         ...
 
     def save_adapter(self, folder: Path) -> None:

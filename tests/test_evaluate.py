@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from rlnsp.data import true_clips
 from rlnsp.evaluate import DISTANCE, bootstrap_mean, distances_to_future, evaluate, paired_difference
 from rlnsp.manifest import write_clip
 from rlnsp.scoring import BuiltReward
@@ -97,6 +98,14 @@ def test_a_scenes_own_video_is_its_true_future(tmp_path):
     brighter, shorter = (Sample(scene=scene, frames=frames, fps=8.0) for frames in (clip + 51, clip[:2]))
     assert distances_to_future([brighter, brighter]) == pytest.approx([0.2, 0.2], abs=0.01)
     assert math.isnan(distances_to_future([shorter])[0])
+
+
+def test_futures_of_another_size_than_the_clips_are_not_even_drawn(monkeypatch):
+    monkeypatch.setattr("rlnsp.data.futures", lambda *asked, **settings: pytest.fail("drawn in vain"))
+    scene = scenes("heldout", 1, 0)[0]
+    small = Sample(scene=scene, frames=np.zeros((2, 16, 16, 3), np.uint8), fps=8.0)
+    assert math.isnan(distances_to_future([small])[0])
+    assert true_clips(scene, 1, small.frames.shape) is None
 
 
 def test_where_no_future_is_known_there_is_no_distance():

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -116,12 +117,14 @@ def test_a_key_comes_from_the_environment_and_reaches_the_judge_alone(
 ):
     monkeypatch.setenv("JUDGE_KEY", "a-key-that-nobody-may-see")
     config = run_config(served, judge.host, api_key_env="JUDGE_KEY")
+    config = replace(config, trainer=replace(config.trainer, report=True))
     judge.fault, judge.failures = "500", -1
     assert train(config, tmp_path / "run") == 1
     assert judge.keys == {"Bearer a-key-that-nobody-may-see"}
     said = capsys.readouterr()
     written = [path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()]
     assert len(written) > 3
+    assert (tmp_path / "run" / "report.html").is_file()
     assert not any(b"nobody-may-see" in text for text in [*written, said.out.encode(), said.err.encode()])
 
 
@@ -146,6 +149,7 @@ def run_config(served, host, on_failure: Any = "raise", num_iterations=4, **sett
             rollout_batch_size=4,
             learning_rate=1e-2,
             save_every=0,
+            report=False,
         ),
         evaluation=EvaluationConfig(num_scenes=4, bootstrap=100),
     )

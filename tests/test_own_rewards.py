@@ -31,7 +31,7 @@ TOY = """
 policy: {use: "rlnsp.testing:ToyPolicy"}
 algorithm: {use: grpo}
 rewards: {placeholder: {use: nsp_reward}}
-trainer: {num_iterations: 3, scenes_per_iteration: 2, group_size: 4, learning_rate: 0.01}
+trainer: {num_iterations: 3, scenes_per_iteration: 2, group_size: 4, learning_rate: 0.01, report: false}
 evaluation: {num_scenes: 2, bootstrap: 100}
 """
 

@@ -10,16 +10,19 @@ from functools import partial
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from benchmarks.survival import digests
 from rlnsp import evaluations
 from rlnsp.config import ConfigError, load, to_yaml
 from rlnsp.manifest import read_clip, write_clip, write_manifest
+from rlnsp.rollout import rollout
 from rlnsp.settings import (
     DataConfig,
     DataLossConfig,
     EvaluationConfig,
+    Slot,
     WindowConfig,
 )
 from rlnsp.testing import ToyPolicy
@@ -166,6 +169,36 @@ def test_an_average_is_what_is_evaluated_and_shipped(toy, tmp_path):
     policy.load_adapter(run / "adapter")
     average = load_file(run / "checkpoints" / "step-4" / "ema.safetensors")
     assert all(average[name].equal(value) for name, value in policy.named_trainable())
+
+
+def test_what_samples_is_the_average_that_the_algorithm_asks_for(toy, tmp_path, monkeypatch):
+    run, sampled = tmp_path / "run", []
+
+    def noting_weights(policy, *args, **settings):
+        sampled.append({name: value.detach().clone() for name, value in policy.named_trainable()})
+        return rollout(policy, *args, **settings)
+
+    monkeypatch.setattr("rlnsp.trainer.rollout", noting_weights)
+    settings = {"decay_rate": 0.5, "most_decay": 0.5}
+    config = replace(
+        toy(num_iterations=3, save_every=1, keep_last=3), algorithm=Slot(use="nft", config=settings)
+    )
+    assert train(config, run) == 0
+    left = {
+        name: load_file(run / "checkpoints" / "step-2" / f"{name}.safetensors") for name in ("old", "trained")
+    }
+    for name, value in sampled[2].items():
+        assert torch.equal(value, left["old"][name])
+        assert not torch.equal(value, left["trained"][name])
+
+
+@pytest.mark.parametrize(("reward", "decodings"), [("brightness", 2 + 4), ("of_latents", 2)])
+def test_clips_are_decoded_where_a_reward_looks_at_them(toy, tmp_path, monkeypatch, reward, decodings):
+    """In both evaluations always: clips are kept, and distances measured."""
+    decode, calls = ToyPolicy.decode, []
+    monkeypatch.setattr(ToyPolicy, "decode", lambda *args: calls.append(1) or decode(*args))
+    assert train(toy(reward, trackers=[]), tmp_path / "run") == 0
+    assert len(calls) == decodings
 
 
 def test_a_folder_in_use_is_refused_and_left_alone(toy, tmp_path):

@@ -20,6 +20,9 @@ import time
 def brightness(prompts, completions, **columns):
     return [float(clip.mean()) / 255 for clip in completions]
 
+def of_latents(latents):
+    return [float(one.mean()) for one in latents]
+
 def flat(samples):
     return [0.5 for _ in samples]
 

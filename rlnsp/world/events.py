@@ -79,7 +79,8 @@ def sample_events(split: Split, n: int, rng: np.random.Generator) -> list[Event]
 
     The first ``NUM_DISTINCT`` differ in composition, speed or star; later ones may repeat.
     """
-    by_kind = {kind: [event for event in all_events(split) if event.kind == kind] for kind in KINDS}
+    every = list(all_events(split))
+    by_kind = {kind: [event for event in every if event.kind == kind] for kind in KINDS}
     events: list[Event] = []
     seen: set[Event] = set()
     while len(events) < n:

@@ -54,7 +54,7 @@ class Step:
     """12 samples in chunks of 4, trained in micro-batches of another size."""
 
     def __init__(
-        self, name, precision="fp32", policy: Any = Counted, average=True, sampler=SAMPLER, **settings
+        self, name, precision: Any = "fp32", policy: Any = Counted, average=True, sampler=SAMPLER, **settings
     ):
         self.toy = policy(ToyPolicy.Config())
         moved(self.toy)
@@ -63,14 +63,15 @@ class Step:
         algorithm = made(name, sampler, kl_coefficient=1e-3)
         rolled = rollout(self.policy, SCENES, sampler, 3, Randomness(seed=0), chunk_size=4)
         self.batch, _ = algorithm.credit(rolled, scores(*VALUES))
-        averages = average and isinstance(algorithm, SamplesWithAverage)
         self.optimise = Optimisation(
             policy=self.policy,
             algorithm=algorithm,
             optimizer=make_optimizer(self.policy, config),
             config=config,
-            old=EMA(dict(self.policy.named_trainable()), decay=0.0) if averages else None,
         )
+        if average and isinstance(algorithm, SamplesWithAverage):
+            old = EMA(dict(self.policy.named_trainable()), decay=0.0)
+            self.optimise = replace(self.optimise, old=old)
 
     def __call__(self, **options):
         return self.optimise(self.batch, SCENES, **options)
@@ -173,7 +174,7 @@ def test_the_pull_to_the_reference_is_in_proportion_to_its_coefficient_and_moves
 
 @pytest.mark.parametrize("name", NAMES)
 def test_samples_without_an_advantage_cost_nothing_where_no_term_needs_them(name):
-    settings = {"kl_coefficient": 0.0} | ({"hold_undecided": False} if name == "nft" else {})
+    settings: dict[str, Any] = {"kl_coefficient": 0.0} | ({"hold_undecided": False} if name == "nft" else {})
     batch, _ = made(name, **settings).credit(trajectory(toy()), scores(*[2.0] * 6))
     assert len(batch) == 0
     assert batch.total > 0

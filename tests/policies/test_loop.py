@@ -51,6 +51,7 @@ def test_the_loop_trains_the_unified_policy_and_goes_on_bit_for_bit(
 
     def config(num_iterations):
         settings = {"scenes_per_iteration": 2, "group_size": 3, "learning_rate": 1e-3, **trainer}
+        settings |= {"trackers": [], "report": False}  # which take longer than such a run
         return RunConfig(
             policy=Slot(
                 use="policies.unified:Unified", config={"folder": str(policy_folder), "lora": LORA, **parts}

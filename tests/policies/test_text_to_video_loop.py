@@ -25,7 +25,13 @@ policy:
 rewards: {{brightness: {{use: "{reward}:brightness"}}}}
 algorithm: {{use: grpo, config: {{clip: 0.5, kl_coefficient: 0.01}}}}
 sampler: {{num_steps: 3, window: {{start: 0, size: 2}}}}
-trainer: {{num_iterations: 2, scenes_per_iteration: 2, group_size: 3, learning_rate: 1e-3}}
+trainer:
+  num_iterations: 2
+  scenes_per_iteration: 2
+  group_size: 3
+  learning_rate: 1e-3
+  report: false # takes longer than such a run, as do trackers
+  trackers: []
 evaluation: {{num_scenes: 2, bootstrap: 10}}
 """
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,9 @@ import numpy as np
 from rewards.nsp_reward.reward import NSPReward
 from rlnsp import config, evaluations
 from rlnsp.evaluate import Evaluation
+from rlnsp.report.sweeps import SweepPage
 from rlnsp.scoring import BuiltReward, explain
+from rlnsp.sweep.table import HEAD
 from rlnsp.types import Sample, Scene
 from rlnsp.world import FPS, futures, scenes
 
@@ -62,6 +65,26 @@ def make_run(
     summary = {"status": "done", "steps": iterations, "wall_s": 372.0}
     (folder / "summary.json").write_text(json.dumps(summary))
     return folder
+
+
+def sweep_of(runs: Sequence[Path]) -> SweepPage:
+    """A sweep of six cells, the second's name meant to harm, which have the one run or the other."""
+    cells = ("base", HOSTILE, *(f"rule=cps, noise_level=0.{n}" for n in range(4)))
+    figures = ("0.652", "0.753 [0.702, 0.804]", "0.73, 0.75, 0.77", "+0.101 [+0.010, +0.192]", "0.031")
+    row = (*figures, "better", "0.0169", "4.6", "1932", "38%")
+    return SweepPage(
+        title="ablation",
+        head=HEAD,
+        rows=[("base (baseline)", *row), *((cell, *row) for cell in cells[1:])],
+        reads=["", *["better"] * (len(cells) - 1)],
+        how_to_read="Held-out nsp_reward, higher is better.",
+        conclusions=[f"{HOSTILE} is better than base.", LONG],
+        importance={"arm": 0.8, "seeds": 0.2},
+        about_importance="Shares of the variance.",
+        runs={cell: [runs[n % len(runs)]] for n, cell in enumerate(cells)},
+        measures=["nsp_reward", "distance_to_future"],
+        lower_is_better=False,
+    )
 
 
 def metrics(step: int, iterations: int, good: float, rng: np.random.Generator) -> dict[str, object]:

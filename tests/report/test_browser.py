@@ -1,7 +1,5 @@
 """The report in a real browser."""
 
-import itertools
-
 import pytest
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -10,8 +8,8 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 from benchmarks.screenshot import PATIENCE_S, browser, main, missing, show
 from rlnsp.report import write_report
-from rlnsp.report.sweeps import SweepPage, write_sweep_report
-from tests.report.composed import HOSTILE, LONG, make_run
+from rlnsp.report.sweeps import write_sweep_report
+from tests.report.composed import HOSTILE, LONG, make_run, sweep_of
 
 pytestmark = [
     pytest.mark.slow,
@@ -24,7 +22,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
-    """The report of one run, whose contexts mean harm, that of two, and a sweep's."""
+    """The report of one run, whose contexts mean harm, that of two, and that of a sweep."""
     home = tmp_path_factory.mktemp("browser")
     runs = [
         make_run(home / "soft", 0.75, contexts={1: HOSTILE, 2: LONG}),
@@ -33,26 +31,8 @@ def pages(tmp_path_factory):
     return {
         "one": write_report(runs[:1], home / "one.html"),
         "two": write_report(runs, home / "two.html"),
-        "sweep": write_sweep_report(sweep_page(runs), home / "sweep.html"),
+        "sweep": write_sweep_report(sweep_of(runs), home / "sweep.html"),
     }
-
-
-def sweep_page(runs):
-    """Six cells, as the largest of the shipped sweeps."""
-    cells = ["paper", HOSTILE, *(f"rule=cps, noise_level=0.{n}" for n in range(4))]
-    return SweepPage(
-        title="noise",
-        head=["cell", "after", "reads as"],
-        rows=[[cell, "0.500 [0.400, 0.600]", "better"] for cell in cells],
-        reads=["better"] * len(cells),
-        how_to_read="Held-out nsp_reward.",
-        conclusions=["3 seeds are few."],
-        importance={"rule": 0.25, "seeds": 0.75},
-        about_importance="Shares of the variance.",
-        runs=dict(zip(cells, itertools.cycle([runs[:1], runs[1:]]), strict=False)),
-        measures=["nsp_reward", "distance_to_future"],
-        lower_is_better=False,
-    )
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import os
 import signal
 import threading
 import time
-from collections import Counter
 from typing import Any
 
 import optuna
@@ -18,57 +17,11 @@ from rlnsp.sweep import study as queue
 from rlnsp.sweep import trial as trials
 from rlnsp.sweep.plan import Plan
 from rlnsp.sweep.run import Sweep
-from rlnsp.sweep.trial import TrialFailed, TrialStopped
-from tests.sweep.toys import result, toy_plan
-
-
-class Training:
-    """Stands in for ``rlnsp.sweep.trial.train``."""
-
-    def __init__(self):
-        self.asked = Counter()
-        self.environments = []
-        self.failing = set()
-        self.score = lambda run: 0.5 + run.trainer.group_size / 100 + run.seed / 1000
-        self.on_the_way = {}
-
-    def __call__(self, run, folder, metric, environment, stop, evaluated):
-        self.asked[run.trainer.group_size, run.seed] += 1
-        self.environments.append(environment)
-        if (run.trainer.group_size, run.seed) in self.failing:
-            raise TrialFailed(f"{folder}: ended with 1: broken on purpose")
-        for iteration, value in self.on_the_way.get(run.trainer.group_size, {}).items():
-            if evaluated(iteration, value):
-                raise TrialFailed("ended with 143")
-        return result([self.score(run)] * 8)
-
-
-@pytest.fixture
-def training(monkeypatch):
-    made = Training()
-    monkeypatch.setattr(trials, "train", made)
-    return made
-
-
-@pytest.fixture
-def begin(tmp_path):
-    """A sweep in the same folder each time, and what it said."""
-
-    def begun(*words, folder="out"):
-        said = []
-        plan = toy_plan(tmp_path, "heartbeat_s=1", "storage=journal", *words)
-        return Sweep(plan, tmp_path / folder, say=said.append), said
-
-    return begun
-
+from rlnsp.sweep.trial import TrialStopped
+from tests.sweep.toys import GRID, study_of
 
 ASKED_BY_HAND = pytest.mark.filterwarnings("ignore:Heartbeat of storage is supposed:UserWarning")
 """Of trials that a test takes as a worker would that then dies; others are Optuna's to begin."""
-GRID = ("trainer.group_size=2,4", "seeds=2")
-
-
-def study_of(sweep):
-    return queue.join(sweep.plan, queue.open_storage(sweep.plan.sweep, sweep.folder), sweep.name)
 
 
 def test_every_cell_is_trained_once_a_seed_and_never_again(training, begin):

@@ -27,23 +27,25 @@ def test_these_are_all():
     assert sorted(config.shipped("sweeps")) == SHIPPED
 
 
-@pytest.mark.parametrize("name", SHIPPED)
-def test_every_cell_of_a_shipped_sweep_is_a_run_that_can_be_configured(name, tmp_path, monkeypatch):
+@pytest.fixture(params=SHIPPED)
+def ready(request, tmp_path, monkeypatch):
+    """A shipped sweep by its name, where what it needs is there."""
     monkeypatch.chdir(tmp_path)
-    plan = shipped(name)
+    plan = shipped(request.param)
     for path in plan.sweep.needs:
         Path(path).mkdir(parents=True)
+    return request.param, plan
+
+
+def test_every_cell_of_a_shipped_sweep_is_a_run_that_can_be_configured(ready):
+    _, plan = ready
     plan.check()
     assert len(plan.sweep.seeds) == 3
     assert 2 <= len(plan.cells) <= 9
 
 
-@pytest.mark.parametrize("name", SHIPPED)
-def test_the_page_has_its_cells_and_iterations(name, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    plan = shipped(name)
-    for path in plan.sweep.needs:
-        Path(path).mkdir(parents=True)
+def test_the_page_has_its_cells_and_iterations(ready):
+    name, plan = ready
     row = re.search(rf"^\| `{name}` \| ([\dx ]+) \| ([\d, ]+) \|", PAGE.read_text(), re.MULTILINE)
     assert row
     assert math.prod(map(int, row[1].split("x"))) == len(plan.cells)

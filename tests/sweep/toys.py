@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import yaml
+from optuna.study import Study
 
 from rlnsp.evaluate import DISTANCE
 from rlnsp.sweep import inline
+from rlnsp.sweep import study as queue
 from rlnsp.sweep.plan import Plan
+from rlnsp.sweep.run import Sweep
 from rlnsp.sweep.trial import Result
 
 REWARDS = '''
@@ -35,6 +38,10 @@ class Gated:
             time.sleep(0.02)
         return [float(sample.frames.mean()) / 255 for sample in samples]
 '''
+
+
+GRID = ("trainer.group_size=2,4", "seeds=2")
+"""Words of a sweep of four runs."""
 
 
 def toy_config(folder: Path, reward: str = "brightness") -> Path:
@@ -79,3 +86,8 @@ def result(after: list[float], before: float = 0.5, scenes: str = "alike") -> Re
         iterations=4,
         wall_s=60.0,
     )
+
+
+def study_of(sweep: Sweep) -> Study:
+    """The study of a sweep that was begun."""
+    return queue.join(sweep.plan, queue.open_storage(sweep.plan.sweep, sweep.folder), sweep.name)
