@@ -117,10 +117,10 @@ class Ranks:
         )
 
     def add_up(self, tensors: Sequence[Tensor]) -> None:
-        """Put the sum over all ranks into ``tensors``, which have one shape everywhere; in fp32."""
+        """Put the sum over all ranks into ``tensors``, which have one shape everywhere; in fp64."""
         if self.count == 1:
             return
-        whole = torch.cat([tensor.detach().flatten().float().cpu() for tensor in tensors])
+        whole = torch.cat([tensor.detach().flatten().double().cpu() for tensor in tensors])
         with self._exchanging():
             self.exchange(None)  # who has left in the meantime says so here
             dist.all_reduce(whole)

@@ -13,6 +13,7 @@ from torch.optim import AdamW
 
 from rlnsp.distributed import Ranks, weight_hash
 from rlnsp.ema import EMA
+from rlnsp.gradient_sum import GradientSum
 from rlnsp.protocols import Algorithm, Policy, Stats
 from rlnsp.settings import TrainerConfig, require
 from rlnsp.types import Batch, Scene
@@ -94,14 +95,7 @@ class Optimisation:
         """One optimiser step."""
         parameters = dict(self.policy.named_trainable())
         before = {name: value.detach().clone() for name, value in parameters.items()} if proving else {}
-        stats = self.accumulate(batch, scenes)
-        if proving and stats:
-            if self.old is None or self.old.is_live():
-                _prove_nothing_moved(stats)
-            _prove_gradient(any(self.ranks.exchange(_has_gradient(parameters))))
-        if data_gradient is not None:
-            stats = {**stats, **data_gradient()}
-        self.ranks.add_up(_grads(parameters))
+        stats = self.accumulate(batch, scenes, data_gradient, proving=proving)
         norm = float(clip_grad_norm_(parameters.values(), self.config.max_grad_norm))
         if norm != norm or norm == float("inf"):
             raise TrainingFailed(
@@ -116,10 +110,29 @@ class Optimisation:
             )
         return {**stats, "grad_norm": norm}
 
-    def accumulate(self, batch: Batch, scenes: Sequence[Scene]) -> Stats:
-        """Leave the batch's gradient in the parameters: this rank's part of it.  What is told is of all."""
-        for _, value in self.policy.named_trainable():
-            value.grad = torch.zeros_like(value)
+    def accumulate(
+        self,
+        batch: Batch,
+        scenes: Sequence[Scene],
+        data_gradient: Callable[[], Stats] | None = None,
+        *,
+        proving: bool = False,
+    ) -> Stats:
+        """Leave the gradient of all ranks' batches in the parameters; the arguments are those of a call."""
+        gradient = GradientSum([value for _, value in self.policy.named_trainable()])
+        with gradient.taking():
+            stats = self._backward(batch, scenes)
+            if proving and stats:
+                if self.old is None or self.old.is_live():
+                    _prove_nothing_moved(stats)
+                _prove_gradient(any(self.ranks.exchange(gradient.any())))
+            if data_gradient is not None:
+                stats = {**stats, **data_gradient()}
+        gradient.put(self.ranks)
+        return stats
+
+    def _backward(self, batch: Batch, scenes: Sequence[Scene]) -> Stats:
+        """All micro-batches, of this rank; what is told is of all."""
         merge = _Merge()
         for part, count in self._parts(batch):
             loss, stats = self.algorithm.loss(self.policy, present(self.policy, part, scenes))
@@ -218,10 +231,6 @@ def _prove_nothing_moved(stats: Stats) -> None:
             f"before any update the velocity differs by {stats['velocity_change_max']:.3g} from that of the "
             f"policy that sampled, where {cure}"
         )
-
-
-def _has_gradient(parameters: dict[str, Parameter]) -> bool:
-    return any(bool(_grad(value).any()) for value in parameters.values())
 
 
 def _prove_gradient(arrived: bool) -> None:

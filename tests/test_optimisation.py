@@ -146,6 +146,16 @@ def test_micro_batches_accumulate_to_the_gradient_of_the_whole_batch():
         torch.testing.assert_close(parts[name], value, rtol=1e-4, atol=1e-9)
 
 
+def test_the_order_of_micro_batches_changes_no_bit():
+    # Which of several processes has which of them is such an order.
+    straight, turned = Setup(micro_batch_size=1), Setup(micro_batch_size=1)
+    turned.batch = turned.batch.take(torch.arange(len(turned.batch)).flip(0))
+    for (name, value), other in zip(
+        straight.gradients().items(), turned.gradients().values(), strict=True
+    ):
+        assert torch.equal(value, other), name
+
+
 def test_micro_batches_make_one_optimiser_step_together():
     setup = Setup(micro_batch_size=1)
     setup.step()
