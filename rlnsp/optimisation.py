@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 from torch.nn.utils import clip_grad_norm_, get_total_norm
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 
 from rlnsp.distributed import Ranks, weight_hash
+from rlnsp.eight_bit import adamw_8bit
 from rlnsp.ema import EMA
 from rlnsp.gradient_sum import GradientSum
 from rlnsp.protocols import Algorithm, Policy, Stats
@@ -23,19 +24,20 @@ class TrainingFailed(RuntimeError):
     """Training does not do what it must; the message says what was seen and what to do."""
 
 
-def make_optimizer(policy: Policy, config: TrainerConfig) -> AdamW:
-    """AdamW over what the policy trains."""
+def make_optimizer(policy: Policy, config: TrainerConfig) -> Optimizer:
+    """AdamW over what the policy trains, as ``config.optimizer`` says.
+
+    Raises:
+        ConfigError: there is nothing to train; or bitsandbytes, which is asked for, is not there.
+    """
     parameters = [value for _, value in policy.named_trainable()]
     require(
         bool(parameters), "policy: has no parameter to train; give it an adapter whose targets match a layer"
     )
-    return AdamW(
-        parameters,
-        lr=config.learning_rate,
-        betas=config.betas,
-        weight_decay=config.weight_decay,
-        foreach=True,
-    )
+    rates = {"lr": config.learning_rate, "betas": config.betas, "weight_decay": config.weight_decay}
+    if config.optimizer == "adamw_8bit":
+        return adamw_8bit("trainer.optimizer")(parameters, **rates)
+    return AdamW(parameters, **rates, foreach=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +46,7 @@ class Optimisation:
 
     policy: Policy
     algorithm: Algorithm
-    optimizer: AdamW
+    optimizer: Optimizer
     config: TrainerConfig
     old: EMA | None = None
     """The weights that sampled, where they are not the trained ones."""

@@ -157,13 +157,15 @@ def require_stochastic(algorithm: str, sampler: SamplerConfig) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
-    """The loop and its optimiser (AdamW)."""
+    """The loop and its optimiser."""
 
     num_iterations: int = 100
     scenes_per_iteration: int = 8
     """Global: over all devices."""
     group_size: int = 12
     """Samples of one scene; the group is the baseline."""
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
+    """``adamw_8bit``: with two bytes of state a trained parameter, not eight; by bitsandbytes."""
     learning_rate: float = 3e-4
     weight_decay: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.999)

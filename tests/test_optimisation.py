@@ -150,9 +150,7 @@ def test_the_order_of_micro_batches_changes_no_bit():
     # Which of several processes has which of them is such an order.
     straight, turned = Setup(micro_batch_size=1), Setup(micro_batch_size=1)
     turned.batch = turned.batch.take(torch.arange(len(turned.batch)).flip(0))
-    for (name, value), other in zip(
-        straight.gradients().items(), turned.gradients().values(), strict=True
-    ):
+    for (name, value), other in zip(straight.gradients().items(), turned.gradients().values(), strict=True):
         assert torch.equal(value, other), name
 
 

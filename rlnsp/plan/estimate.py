@@ -23,6 +23,8 @@ RESERVE = 0.1
 WINDOWS = 50
 """Iterations that a window which moves is averaged over."""
 FP32 = 4
+STATE = {"adamw": 2 * FP32, "adamw_8bit": 2 * (1 + FP32 / 256)}
+"""Bytes a trained parameter; of 8 bits, with a scale for each 256 numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +120,7 @@ def estimate(run: RunConfig, costs: Costs, *, devices: int, memory: float, rates
             **{f"weights of the {name}": part.bytes for name, part in outline.parts.items()},
             "adapter": outline.trained * FP32,
             "its gradient": outline.trained * FP32,
-            "optimiser": 2 * outline.trained * FP32,
+            "optimiser": outline.trained * STATE[trainer.optimizer],
             **({"average of the adapter": outline.trained * FP32} if trainer.ema_decay else {}),
             "conditions": (groups + 1) * length * width * FP32,
         },
