@@ -1,7 +1,7 @@
 """AdamW whose state has 8 bits a number (Dettmers et al., arXiv:2110.02861), by bitsandbytes.
 
 Two bytes a trained parameter in the place of eight: each block of 256 numbers has a scale of its own, and
-within it 256 levels, which lie closer to each other near zero.  Tensors of fewer than 4,096 numbers stay fp32.
+within it 256 levels, which are closer to each other near zero.  Tensors of fewer than 4,096 stay fp32.
 """
 
 from typing import Any

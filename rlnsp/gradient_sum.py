@@ -1,9 +1,9 @@
 """The sum of many backward passes' gradients, which does not depend on their order.
 
-Added up in fp32, gradients depend in their last digits on the order and on who adds what first.  AdamW divides
-each by its own size, so that where a gradient is little but rounding, a weight goes another way; from there on
-runs part.  fp64 has 29 bits more than the fp32 numbers that are added: their sum is exact as long as they
-differ in size by less than 2^29 over their number, and is rounded once, when it is whole.
+Added up in fp32, gradients depend in their last digits on the order and on who adds what first.  AdamW
+divides each by its own size, so that where a gradient is little but rounding, a weight goes another way, and
+from there on runs part.  fp64 has 29 bits more than the fp32 numbers that are added: their sum is exact as
+long as they differ in size by less than 2^29 over their number, and is rounded once, when it is whole.
 """
 
 from collections.abc import Iterator, Sequence

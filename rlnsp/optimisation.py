@@ -206,7 +206,7 @@ class _Merge:
     def of_all(self, ranks: Ranks) -> "_Merge":
         """Of the micro-batches of every rank."""
         whole = _Merge()
-        for sums, counts, maxima in ranks.exchange([self.sums, self.counts, self.maxima]):
+        for sums, counts, maxima in ranks.of_teams([self.sums, self.counts, self.maxima]):
             for name, value in sums.items():
                 whole.sums[name] += value
                 whole.counts[name] += int(counts[name])

@@ -196,6 +196,8 @@ class TrainerConfig:
     """Write ``report.html`` at the end."""
     max_drop_share: float = 0.5
     """The share of an iteration's samples that may go unscored before the run stops."""
+    context_parallel: int = 1
+    """Of several processes: so many in a row make the same clips, each computing some of their tokens."""
     compare_ranks: int = 10
     """Of several processes: the first iterations that they do, after each of which their weights are
     compared."""
@@ -213,6 +215,7 @@ class TrainerConfig:
             "updates_per_rollout",
             "minibatches",
             "keep_last",
+            "context_parallel",
         )
         for name in at_least_one:
             value = getattr(self, name)

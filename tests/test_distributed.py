@@ -8,9 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from benchmarks.two_processes import launch
+from benchmarks.two_processes import FSDP2, launch
 from rlnsp import checkpoint, evaluations
-from rlnsp.settings import EvaluationConfig, RewardSlot, Slot
+from rlnsp.distributed import Ranks, join
+from rlnsp.settings import ConfigError, EvaluationConfig, RewardSlot, Slot
+from rlnsp.testing import ToyPolicy
 from rlnsp.trainer import train
 from tests.toy_runs import metrics_of, numbers, summary_of, toy_config
 
@@ -61,6 +63,20 @@ def fails(samples):
         raise OSError("judge is away")
     return later(samples, act)
 
+def counted(samples):
+    with open(f"{__file__}.{os.environ.get('RANK', 'alone')}", "a") as file:
+        file.write("x" * len(samples))
+    return bright(samples)
+
+class Splits(ToyPolicy):
+    # As if each process had a share of the tokens: each gets all of the velocity, and a part of its gradient.
+    def split_tokens(self, count):
+        self.team = count
+
+    def velocity(self, *args, **kwargs):
+        v = super().velocity(*args, **kwargs)
+        return v.detach() + (v - v.detach()) / getattr(self, "team", 1)
+
 class Drifts(ToyPolicy):
     def sigmas(self, num_steps):
         if here():
@@ -92,15 +108,15 @@ def faulty_config(folder, reward, policy=None, **settings):
     return replace(config, policy=Slot(use=f"{folder / 'faults.py'}:{policy}")) if policy else config
 
 
-def both(config, run, resume=False, timeout=60):
+def both(config, run, resume=False, timeout=60, count=2):
     """Train in two processes; their exit codes, and what each said."""
-    processes = launch(train, (config, run, resume), run.with_suffix(".log"), 2)
+    processes = launch(train, (config, run, resume), run.with_suffix(".log"), count)
     for process in processes:
         process.join(timeout)
     codes = [process.exitcode for process in processes]
     for process in processes:
         process.kill()  # one that hangs
-    return codes, [run.with_suffix(f".log.{rank}").read_text() for rank in (0, 1)]
+    return codes, [run.with_suffix(f".log.{rank}").read_text() for rank in range(count)]
 
 
 def weights(run, name="trained"):
@@ -129,6 +145,47 @@ def test_two_processes_train_as_one_does(algorithm, scenes, reward, faulty, tmp_
     kept = [evaluations.read(tmp_path / run)[-1] for run in ("one", "two")]
     assert kept[0].clips == kept[1].clips
     assert kept[0].evaluation.scene_ids == kept[1].evaluation.scene_ids
+
+
+def test_processes_that_share_a_clips_tokens_train_as_one_does_and_judge_once(faulty, tmp_path):
+    """Two teams of two, and three scenes."""
+    settings = {"policy": "Splits", "micro_batch_size": 1, "num_iterations": 2}
+    codes, (_, *others) = both(
+        faulty("counted", context_parallel=2, **settings), tmp_path / "four", timeout=120, count=4
+    )
+    assert codes == [0] * 4
+    assert others == [""] * 3
+    assert train(faulty("counted", **settings), tmp_path / "one") == 0
+    for key, value in weights(tmp_path / "one").items():
+        assert torch.equal(weights(tmp_path / "four")[key], value), key
+    alone, shared = (numbers(metrics_of(tmp_path / run)) for run in ("one", "four"))
+    assert [known(line) for line in shared] == [pytest.approx(known(line), rel=1e-6) for line in alone]
+    kept = [evaluations.read(tmp_path / run)[-1] for run in ("one", "four")]
+    assert kept[0].clips == kept[1].clips
+    judged = {path.suffix[1:]: path.stat().st_size for path in tmp_path.glob("faults.py.*")}
+    assert judged.keys() == {"alone", "0", "2"}
+    assert judged["0"] + judged["2"] == judged["alone"]
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"WORLD_SIZE": "3"}, "context_parallel is 2, but 3 processes are no multiple of it"),
+        ({"WORLD_SIZE": "2", **FSDP2}, "context_parallel is 2 and accelerate's config asks for FSDP"),
+    ],
+)
+def test_teams_that_cannot_be_made_up_are_refused(said, message, monkeypatch):
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=message):
+        join(1.0, team_size=2)
+
+
+def test_a_policy_whose_tokens_cannot_be_shared_is_refused():
+    with pytest.raises(ConfigError, match=r"context_parallel is 2, but .*ToyPolicy has no split_tokens\(\)"):
+        Ranks(count=2, team_size=2).shard(ToyPolicy(ToyPolicy.Config()))
+    with pytest.raises(ConfigError, match="scenes_per_iteration is 1, but of 2 teams of 2 each"):
+        Ranks(count=4, team_size=2).check(1, 4)
 
 
 def known(line):

@@ -82,6 +82,10 @@ def estimate(run: RunConfig, costs: Costs, *, devices: int, memory: float, rates
     """
     outline, trainer, sampler = costs.outline, run.trainer, run.sampler
     require(
+        trainer.context_parallel == 1,
+        f"trainer.context_parallel is {trainer.context_parallel}, of which a plan knows nothing; plan with 1",
+    )
+    require(
         trainer.scenes_per_iteration % devices == 0,
         f"trainer.scenes_per_iteration {trainer.scenes_per_iteration} cannot be spread over {devices} "
         f"devices; let it be a multiple of {devices}",
