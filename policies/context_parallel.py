@@ -7,11 +7,12 @@ mask has all, and the gradient of its keys is given the shape of the clip's.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch.distributed as dist
-from diffusers import ContextParallelConfig, ParallelConfig
-from diffusers.hooks import apply_context_parallel
+from diffusers.hooks.context_parallel import apply_context_parallel
+from diffusers.models._modeling_parallel import ContextParallelConfig, ParallelConfig
 from peft import PeftModel
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -37,14 +38,18 @@ def split_tokens(model: PeftModel, num_tokens: int, count: int) -> None:
     mesh = init_device_mesh(
         device.type, (processes // count, 1, count), mesh_dim_names=("clips", "ring", "ulysses")
     )
-    config = ContextParallelConfig(ulysses_degree=count, mesh=mesh)
+    config = ContextParallelConfig(ulysses_degree=count)
     parallel = ParallelConfig(context_parallel_config=config)
     # What ``enable_parallelism`` does besides is to ask for an accelerator.
     parallel.setup(dist.get_rank(), processes, device, mesh=mesh)
-    blocks = [block for part in bare.children() if isinstance(part, nn.ModuleList) for block in part]
+    blocks: list[Any] = [
+        block for part in bare.children() if isinstance(part, nn.ModuleList) for block in part
+    ]
     for block in blocks:
         block.attn1.processor._parallel_config = parallel
     apply_context_parallel(bare, config, _plan(bare))
+    # Between diffusers and torch, at every call.
+    warnings.filterwarnings("ignore", message=".*all_gather_tensor. is deprecated", category=FutureWarning)
 
 
 def _plan(bare: Any) -> dict[str, Any]:

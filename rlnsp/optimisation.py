@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,7 +35,11 @@ def make_optimizer(policy: Policy, config: TrainerConfig) -> Optimizer:
     require(
         bool(parameters), "policy: has no parameter to train; give it an adapter whose targets match a layer"
     )
-    rates = {"lr": config.learning_rate, "betas": config.betas, "weight_decay": config.weight_decay}
+    rates: dict[str, Any] = {
+        "lr": config.learning_rate,
+        "betas": config.betas,
+        "weight_decay": config.weight_decay,
+    }
     if config.optimizer == "adamw_8bit":
         return adamw_8bit("trainer.optimizer")(parameters, **rates)
     return AdamW(parameters, **rates, foreach=True)

@@ -68,6 +68,11 @@ def counted(samples):
         file.write("x" * len(samples))
     return bright(samples)
 
+def fails_in_first(samples):
+    def act():
+        raise OSError("judge is away")
+    return later(samples, act, lambda: os.environ.get("RANK") == "0")
+
 class Splits(ToyPolicy):
     # As if each process had a share of the tokens: each gets all of the velocity, and a part of its gradient.
     def split_tokens(self, count):
@@ -165,6 +170,15 @@ def test_processes_that_share_a_clips_tokens_train_as_one_does_and_judge_once(fa
     judged = {path.suffix[1:]: path.stat().st_size for path in tmp_path.glob("faults.py.*")}
     assert judged.keys() == {"alone", "0", "2"}
     assert judged["0"] + judged["2"] == judged["alone"]
+
+
+def test_a_team_ends_with_the_one_that_judges(faulty, tmp_path):
+    config = faulty("fails_in_first", policy="Splits", context_parallel=2)
+    codes, (main, other) = both(config, tmp_path / "run")
+    assert codes == [1, 1]
+    assert "reward 'mine' failed on" in main
+    assert "another process of the run has ended" in other
+    assert summary_of(tmp_path / "run")["steps"] == 3
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 import json
 import sys
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -47,10 +48,14 @@ class Weights:
         optimizer.step()
 
 
+def optimizer_of(weights: Any, settings):
+    return make_optimizer(weights, settings)
+
+
 def test_it_goes_the_way_of_adamw_with_two_bytes_a_number(eight_bit):
     own, plain = Weights(), Weights()
     start = own.matrix.detach().clone()
-    optimizer = make_optimizer(own, eight_bit)
+    optimizer = optimizer_of(own, eight_bit)
     reference = AdamW([plain.matrix, plain.vector], lr=1e-2, weight_decay=eight_bit.weight_decay)
     for number in range(20):
         own.step(optimizer, number)
@@ -67,13 +72,13 @@ PER_NUMBER = ("state1", "state2", "absmax1", "absmax2")
 
 def test_saved_and_restored_it_goes_on_to_the_bit(eight_bit, tmp_path):
     straight = Weights()
-    optimizer = make_optimizer(straight, eight_bit)
+    optimizer = optimizer_of(straight, eight_bit)
     for number in range(3):
         straight.step(optimizer, number)
     tensors, rest = optimizer_state.flatten(optimizer)
     save_file(tensors, tmp_path / "state.safetensors")
     again = Weights(seed=1)
-    other = make_optimizer(again, eight_bit)
+    other = optimizer_of(again, eight_bit)
     with torch.no_grad():
         for (_, value), (_, same) in zip(straight.named_trainable(), again.named_trainable(), strict=True):
             same.copy_(value)
