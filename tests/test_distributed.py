@@ -128,6 +128,33 @@ def weights(run, name="trained"):
     return load_file(checkpoint.checkpoints(run / "checkpoints")[-1] / f"{name}.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"WORLD_SIZE": "3"}, "context_parallel is 2, but 3 processes are no multiple of it"),
+        ({"WORLD_SIZE": "2", **FSDP2}, "context_parallel is 2 and accelerate's config asks for FSDP"),
+    ],
+)
+def test_teams_that_cannot_be_made_up_are_refused(said, message, monkeypatch):
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=message):
+        join(1.0, team_size=2)
+
+
+def test_a_policy_whose_tokens_cannot_be_shared_is_refused():
+    with pytest.raises(ConfigError, match=r"context_parallel is 2, but .*ToyPolicy has no split_tokens\(\)"):
+        Ranks(count=2, team_size=2).shard(ToyPolicy(ToyPolicy.Config()))
+    with pytest.raises(ConfigError, match="scenes_per_iteration is 1, but of 2 teams of 2 each"):
+        Ranks(count=4, team_size=2).check(1, 4)
+
+
+def test_a_team_has_one_share():
+    shares = [Ranks(rank=rank, count=4, team_size=2).share(5) for rank in range(4)]
+    assert shares == [[0, 2, 4], [0, 2, 4], [1, 3], [1, 3]]
+    assert [Ranks(rank=rank, count=4, team_size=2).first for rank in range(4)] == [True, False] * 2
+
+
 @pytest.mark.parametrize(("algorithm", "scenes", "reward"), [("ddpo", 5, "dim"), ("grpo", 2, "often_flat")])
 def test_two_processes_train_as_one_does(algorithm, scenes, reward, faulty, tmp_path, capsys):
     """Five scenes they cannot share evenly; where a process's only scene is flat, it has no transition."""
@@ -179,27 +206,6 @@ def test_a_team_ends_with_the_one_that_judges(faulty, tmp_path):
     assert "reward 'mine' failed on" in main
     assert "another process of the run has ended" in other
     assert summary_of(tmp_path / "run")["steps"] == 3
-
-
-@pytest.mark.parametrize(
-    ("said", "message"),
-    [
-        ({"WORLD_SIZE": "3"}, "context_parallel is 2, but 3 processes are no multiple of it"),
-        ({"WORLD_SIZE": "2", **FSDP2}, "context_parallel is 2 and accelerate's config asks for FSDP"),
-    ],
-)
-def test_teams_that_cannot_be_made_up_are_refused(said, message, monkeypatch):
-    for name, value in said.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigError, match=message):
-        join(1.0, team_size=2)
-
-
-def test_a_policy_whose_tokens_cannot_be_shared_is_refused():
-    with pytest.raises(ConfigError, match=r"context_parallel is 2, but .*ToyPolicy has no split_tokens\(\)"):
-        Ranks(count=2, team_size=2).shard(ToyPolicy(ToyPolicy.Config()))
-    with pytest.raises(ConfigError, match="scenes_per_iteration is 1, but of 2 teams of 2 each"):
-        Ranks(count=4, team_size=2).check(1, 4)
 
 
 def known(line):
