@@ -214,6 +214,8 @@ def table(runs: Runs) -> str:
     like = world("grpo", scenes=4)
     add("grpo: two with FSDP2, two without", "shipped", runs.end(like, 2, FSDP2), runs.end(like, 2), like)
     like = world("grpo")
+    sharing = replace(like, trainer=replace(like.trainer, context_parallel=2))
+    add("grpo: two that share tokens, one", "shipped", runs.end(sharing, 2), runs.end(like, 1), like)
     coarse = runs.end(world("grpo", micro_batch_size=2), 1)
     add("grpo: one, one with micro-batches of 2", "shipped", runs.end(like, 1), coarse, like)
     return "\n".join(lines)

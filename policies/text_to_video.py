@@ -106,6 +106,12 @@ class TextToVideo(ABC, Generic[Settings]):
 
         return shards(self._dit)
 
+    def split_tokens(self, count: int) -> None:
+        """By Ulysses; see ``policies.context_parallel``."""
+        from policies.context_parallel import split_tokens
+
+        split_tokens(self._dit, self.model.grid.num_tokens, count)
+
     def encodes_with_trained_parts(self) -> bool:
         """False: the text encoder is frozen."""
         return False

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from pretrain.checkpoint import Checkpoint
+from rlnsp.eight_bit import adamw_8bit
 from rlnsp.ema import EMA
 from rlnsp.interruption import Interrupted, Interruption
 from rlnsp.metrics import MetricsFile
@@ -38,7 +39,8 @@ class LoopConfig:
     steps: int = 1000
     batch_size: int = 64
     """Clips a step."""
-    optimizer: Literal["adamw", "prodigy"] = "adamw"
+    optimizer: Literal["adamw", "adamw_8bit", "prodigy"] = "adamw"
+    """``adamw_8bit``: with two bytes of state a parameter, not eight; by bitsandbytes."""
     learning_rate: float = 1e-3
     """Peak; 1.0 for Prodigy, which finds its own scale (arXiv:2306.06101)."""
     warmup: int = 50
@@ -57,6 +59,8 @@ class LoopConfig:
                 raise ConfigError(f"{name} must be at least 1; got {getattr(self, name)}")
         if not 0 <= self.ema_decay < 1:
             raise ConfigError(f"ema_decay must be in [0, 1); got {self.ema_decay}")
+        if self.optimizer == "adamw_8bit":
+            adamw_8bit("loop.optimizer")  # before the stages that come first have run
 
     def scale(self, step: int) -> float:
         """The factor on the learning rate at ``step``."""
@@ -235,9 +239,10 @@ def _optimizer(values: list[Parameter], config: LoopConfig) -> torch.optim.Optim
     groups: list[dict[str, Any]] = [{"params": [v for v in values if v.numel() > 1], "factor": 1.0}]
     groups += [{"params": [v], "factor": abs(v.item()) or 1.0} for v in values if v.numel() == 1]
     groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(
-        groups, config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay, fused=True
-    )
+    rates: Any = {"lr": config.learning_rate, "betas": (0.9, 0.98), "weight_decay": config.weight_decay}
+    if config.optimizer == "adamw_8bit":
+        return adamw_8bit("loop.optimizer")(groups, **rates)
+    return torch.optim.AdamW(groups, **rates, fused=True)
 
 
 def _progress() -> Progress:

@@ -53,7 +53,7 @@ class DataLoss:
             if loss.requires_grad:
                 (self.config.coefficient * loss).backward()
             total += float(loss.detach())
-        return {"data_loss": sum(self.ranks.exchange(total))}
+        return {"data_loss": sum(self.ranks.of_teams(total))}
 
     def check(self, scenes: Sequence[Scene]) -> None:
         """Raise ConfigError unless the loss can be taken on the first of ``scenes``."""

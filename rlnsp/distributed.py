@@ -4,6 +4,9 @@ A launcher (``accelerate launch``, ``torchrun``) starts one command several time
 n things rank r does r, r + count, ...  What all of them decide on they decide alike, from the same scores
 and the same gradients, so that they stay equal; what is written, rank 0 writes.
 
+Where ranks share the tokens of a clip, so many in a row are a team: what is said here of a rank holds for a
+team, each of whose ranks samples the same clips, and the first of which judges them.
+
 All of it travels by gloo, through the CPU, on GPUs too: it is little, the scores and the trained weights'
 gradient once an iteration, and where a process has died gloo raises in the others, at once.
 """
@@ -20,7 +23,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from rlnsp.protocols import Policy
+from rlnsp.protocols import Policy, SplitsTokens
 from rlnsp.settings import ConfigError
 from rlnsp.sharding import Sharding, asked_for, is_of_another
 from rlnsp.types import Scores
@@ -47,9 +50,15 @@ class Ranks:
     """
 
     def __init__(
-        self, rank: int = 0, count: int = 1, timeout_s: float = 0.0, sharding: Sharding | None = None
+        self,
+        rank: int = 0,
+        count: int = 1,
+        timeout_s: float = 0.0,
+        sharding: Sharding | None = None,
+        team_size: int = 1,
     ) -> None:
         self.rank, self.count, self.timeout_s, self.sharding = rank, count, timeout_s, sharding
+        self.team_size, self.teams, self.team = team_size, count // team_size, rank // team_size
         self.sharded = False
         """The network itself computes only if all ranks do: each must call it as often as any other."""
         self.held: Callable[[], AbstractContextManager[None]] = nullcontext
@@ -61,12 +70,17 @@ class Ranks:
         """It writes what the run leaves, and speaks for all."""
         return self.rank == 0
 
+    @property
+    def first(self) -> bool:
+        """It judges its team's clips, and speaks for it."""
+        return self.rank % self.team_size == 0
+
     def share(self, n: int) -> list[int]:
-        """Which of ``n`` things this rank does."""
-        return list(range(self.rank, n, self.count))
+        """Which of ``n`` things this rank's team does."""
+        return list(range(self.team, n, self.teams))
 
     def merge(self, parts: Sequence[Sequence[T]]) -> list[T]:
-        """Things in their order, from every rank's share of them."""
+        """Things in their order, from every team's share of them."""
         whole: list[Any] = [None] * sum(map(len, parts))
         for rank, part in enumerate(parts):
             whole[rank :: len(parts)] = part
@@ -84,24 +98,28 @@ class Ranks:
             raise RankEnded(f"rank {rank}: {first['ended']}", first["exit_code"])
         return [one["value"] for one in said]
 
+    def of_teams(self, own: T) -> list[T]:
+        """As ``exchange``, from the first of every team."""
+        return self.exchange(own)[:: self.team_size]
+
     def of_main(self, own: T) -> T:
         """What rank 0 has in the place of ``own``, which is JSON."""
         return self.exchange(own if self.main else None)[0]  # pyright: ignore[reportReturnType]
 
     def collect(self, own: Sequence[T]) -> list[T]:
-        """What all ranks made of their shares, which is JSON, in the order of the things."""
-        return self.merge(self.exchange(list(own)))
+        """What all teams made of their shares, which is JSON, in the order of the things."""
+        return self.merge(self.of_teams(list(own)))
 
     def scores(self, own: Scores, group_size: int) -> Scores:
-        """The scores of all ranks' samples, from those of the groups that are this one's share.
+        """The scores of all samples, from those of the groups that are this team's share.
 
         Args:
-            own: of whole groups.
+            own: of whole groups; of none, where this is not the first of its team.
             group_size: samples of each.
         """
         if self.count == 1:
             return own
-        said = self.exchange(
+        said = self.of_teams(
             {
                 "raw": {name: values.view(-1, group_size).tolist() for name, values in own.raw.items()},
                 "seconds": dict(own.seconds),
@@ -117,10 +135,10 @@ class Ranks:
         )
 
     def add_up(self, tensors: Sequence[Tensor]) -> None:
-        """Put the sum over all ranks into ``tensors``, which have one shape everywhere; in fp32."""
+        """Put the sum over all ranks into ``tensors``, which have one shape everywhere; in fp64."""
         if self.count == 1:
             return
-        whole = torch.cat([tensor.detach().flatten().float().cpu() for tensor in tensors])
+        whole = torch.cat([tensor.detach().flatten().double().cpu() for tensor in tensors])
         with self._exchanging():
             self.exchange(None)  # who has left in the meantime says so here
             dist.all_reduce(whole)
@@ -137,7 +155,7 @@ class Ranks:
         _fill(tensors, whole)
 
     def to_main(self, own: Tensor) -> list[Tensor]:
-        """On rank 0 every rank's bytes ``own``, (n,) uint8, n as it may be; elsewhere nothing."""
+        """On rank 0 every team's bytes ``own``, (n,) uint8, n as it may be; elsewhere nothing."""
         if self.count == 1:
             return [own]
         with self._exchanging():
@@ -146,13 +164,17 @@ class Ranks:
             padded[: len(own)] = own
             everyones = [torch.zeros_like(padded) for _ in sizes] if self.main else None
             dist.gather(padded, everyones)
-        return [one[:size] for one, size in zip(everyones or [], sizes, strict=False)]
+        whole = [one[:size] for one, size in zip(everyones or [], sizes, strict=False)]
+        return whole[:: self.team_size]
 
     def check(self, num_scenes: int, num_heldout: int) -> None:
         """Raise ConfigError if there is no work for every rank, or not the same where there must be."""
-        if num_scenes < self.count:
+        if num_scenes < self.teams:
+            each = (
+                "processes each samples" if self.team_size == 1 else f"teams of {self.team_size} each samples"
+            )
             raise ConfigError(
-                f"trainer.scenes_per_iteration is {num_scenes}, but of {self.count} processes each samples "
+                f"trainer.scenes_per_iteration is {num_scenes}, but of {self.teams} {each} "
                 "whole groups: raise it, or start fewer"
             )
         for name, number in (("trainer.scenes_per_iteration", num_scenes), ("held-out scenes", num_heldout)):
@@ -163,10 +185,21 @@ class Ranks:
                 )
 
     def shard(self, policy: Policy) -> None:
-        """Let the ranks hold the policy's frozen weights together, where that is asked for."""
+        """Let the ranks hold the policy's frozen weights together, or share a clip's tokens, where asked for.
+
+        Raises:
+            ConfigError: the policy cannot.
+        """
         if self.sharding:
             self.sharding.shard(policy, self.count)
-            self.sharded = True
+        if self.team_size > 1:
+            if not isinstance(policy, SplitsTokens):
+                raise ConfigError(
+                    f"trainer.context_parallel is {self.team_size}, but {type(policy).__name__} has no "
+                    "split_tokens(): give it one (rlnsp.protocols.SplitsTokens), or set 1"
+                )
+            policy.split_tokens(self.team_size)
+        self.sharded = self.sharding is not None or self.team_size > 1
 
     @contextmanager
     def computing(self) -> Iterator[None]:
@@ -229,17 +262,28 @@ class Ranks:
         )
 
 
-def join(timeout_s: float) -> Ranks:
+def join(timeout_s: float, team_size: int = 1) -> Ranks:
     """The ranks that a launcher started, each on a GPU of its own where there are GPUs.
 
     Args:
         timeout_s: the longest that a rank waits for another.
+        team_size: ranks that share the tokens of a clip.
 
     Raises:
-        ConfigError: a machine has more processes than GPUs; or the processes do not find each other.
+        ConfigError: a machine has more processes than GPUs; the processes do not find each other; or they
+            cannot make up such teams.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     sharding = asked_for()
+    if count % team_size:
+        raise ConfigError(
+            f"trainer.context_parallel is {team_size}, but {count} processes are no multiple of it: start as "
+            "many by accelerate launch or torchrun, or set 1"
+        )
+    if sharding and team_size > 1:
+        raise ConfigError(
+            f"trainer.context_parallel is {team_size} and accelerate's config asks for FSDP: take one of them"
+        )
     if count == 1:
         return Ranks()
     if torch.cuda.is_available():
@@ -251,14 +295,15 @@ def join(timeout_s: float) -> Ranks:
             )
         torch.cuda.set_device(place)
     try:
-        backend = "cpu:gloo,cuda:nccl" if sharding and torch.cuda.is_available() else "gloo"
+        on_gpus = (sharding or team_size > 1) and torch.cuda.is_available()
+        backend = "cpu:gloo,cuda:nccl" if on_gpus else "gloo"
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
     except (RuntimeError, ValueError) as error:
         raise ConfigError(
             f"the {count} processes of the run do not find each other ({str(error).splitlines()[0]}): start "
             "them by accelerate launch or torchrun"
         ) from error
-    return Ranks(dist.get_rank(), count, timeout_s, sharding)
+    return Ranks(dist.get_rank(), count, timeout_s, sharding, team_size)
 
 
 def weight_hash(policy: Policy) -> str:

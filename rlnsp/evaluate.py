@@ -171,14 +171,14 @@ def evaluate_clips(
     scores: dict[str, list[float]] = {name: [] for name in [*names, DISTANCE]}
     kept: list[Sample] = []
     shape: tuple[int, ...] = ()
-    for start in range(0, len(scenes), chunk_size * ranks.count):  # all clips at once may not fit in memory
-        part = scenes[start : start + chunk_size * ranks.count]
+    for start in range(0, len(scenes), chunk_size * ranks.teams):  # all clips at once may not fit in memory
+        part = scenes[start : start + chunk_size * ranks.teams]
         own = ranks.share(len(part))
         made: list[list[Sample]] = []
         for number, generator in enumerate(generators):
             made.append(make(part, generator, own))
             seen(made[-1], number)
-        if not own:
+        if not own or not ranks.first:
             continue
         kept += made[0][: len(ranks.share(keep)) - len(kept)]
         shape = made[0][0].frames.shape

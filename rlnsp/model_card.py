@@ -16,6 +16,7 @@ from rlnsp.opening import EXPORTED
 from rlnsp.settings import RunConfig
 
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
+OPTIMISERS = {"adamw": "AdamW", "adamw_8bit": "AdamW with 8 bits of state"}
 
 
 def card(run: Path, config: RunConfig, name: str, *, adapter_only: bool) -> str:
@@ -79,7 +80,8 @@ def _facts(config: RunConfig, environment: dict[str, Any], iterations: int) -> d
         "algorithm": config.algorithm.use,
         "iterations": f"{iterations}, each of {trainer.scenes_per_iteration} scenes x {trainer.group_size} "
         "samples",
-        "optimiser": f"AdamW, learning rate {trainer.learning_rate:g}, {trainer.precision}",
+        "optimiser": f"{OPTIMISERS[trainer.optimizer]}, learning rate {trainer.learning_rate:g}, "
+        f"{trainer.precision}",
         "rollouts": f"{sampler.num_steps} steps, {sampler.rule} with noise level {sampler.noise_level:g} on "
         f"{window.size} of them, guidance {sampler.guidance_scale:g}",
         "rewards": "; ".join(

@@ -4,15 +4,18 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 from torch.nn.utils import clip_grad_norm_, get_total_norm
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 
 from rlnsp.distributed import Ranks, weight_hash
+from rlnsp.eight_bit import adamw_8bit
 from rlnsp.ema import EMA
+from rlnsp.gradient_sum import GradientSum
 from rlnsp.protocols import Algorithm, Policy, Stats
 from rlnsp.settings import TrainerConfig, require
 from rlnsp.types import Batch, Scene
@@ -22,19 +25,24 @@ class TrainingFailed(RuntimeError):
     """Training does not do what it must; the message says what was seen and what to do."""
 
 
-def make_optimizer(policy: Policy, config: TrainerConfig) -> AdamW:
-    """AdamW over what the policy trains."""
+def make_optimizer(policy: Policy, config: TrainerConfig) -> Optimizer:
+    """AdamW over what the policy trains, as ``config.optimizer`` says.
+
+    Raises:
+        ConfigError: there is nothing to train; or bitsandbytes, which is asked for, is not there.
+    """
     parameters = [value for _, value in policy.named_trainable()]
     require(
         bool(parameters), "policy: has no parameter to train; give it an adapter whose targets match a layer"
     )
-    return AdamW(
-        parameters,
-        lr=config.learning_rate,
-        betas=config.betas,
-        weight_decay=config.weight_decay,
-        foreach=True,
-    )
+    rates: dict[str, Any] = {
+        "lr": config.learning_rate,
+        "betas": config.betas,
+        "weight_decay": config.weight_decay,
+    }
+    if config.optimizer == "adamw_8bit":
+        return adamw_8bit("trainer.optimizer")(parameters, **rates)
+    return AdamW(parameters, **rates, foreach=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +51,7 @@ class Optimisation:
 
     policy: Policy
     algorithm: Algorithm
-    optimizer: AdamW
+    optimizer: Optimizer
     config: TrainerConfig
     old: EMA | None = None
     """The weights that sampled, where they are not the trained ones."""
@@ -94,14 +102,7 @@ class Optimisation:
         """One optimiser step."""
         parameters = dict(self.policy.named_trainable())
         before = {name: value.detach().clone() for name, value in parameters.items()} if proving else {}
-        stats = self.accumulate(batch, scenes)
-        if proving and stats:
-            if self.old is None or self.old.is_live():
-                _prove_nothing_moved(stats)
-            _prove_gradient(any(self.ranks.exchange(_has_gradient(parameters))))
-        if data_gradient is not None:
-            stats = {**stats, **data_gradient()}
-        self.ranks.add_up(_grads(parameters))
+        stats = self.accumulate(batch, scenes, data_gradient, proving=proving)
         norm = float(clip_grad_norm_(parameters.values(), self.config.max_grad_norm))
         if norm != norm or norm == float("inf"):
             raise TrainingFailed(
@@ -116,10 +117,29 @@ class Optimisation:
             )
         return {**stats, "grad_norm": norm}
 
-    def accumulate(self, batch: Batch, scenes: Sequence[Scene]) -> Stats:
-        """Leave the batch's gradient in the parameters: this rank's part of it.  What is told is of all."""
-        for _, value in self.policy.named_trainable():
-            value.grad = torch.zeros_like(value)
+    def accumulate(
+        self,
+        batch: Batch,
+        scenes: Sequence[Scene],
+        data_gradient: Callable[[], Stats] | None = None,
+        *,
+        proving: bool = False,
+    ) -> Stats:
+        """Leave the gradient of all ranks' batches in the parameters; the arguments are those of a call."""
+        gradient = GradientSum([value for _, value in self.policy.named_trainable()])
+        with gradient.taking():
+            stats = self._backward(batch, scenes)
+            if proving and stats:
+                if self.old is None or self.old.is_live():
+                    _prove_nothing_moved(stats)
+                _prove_gradient(any(self.ranks.exchange(gradient.any())))
+            if data_gradient is not None:
+                stats = {**stats, **data_gradient()}
+        gradient.put(self.ranks)
+        return stats
+
+    def _backward(self, batch: Batch, scenes: Sequence[Scene]) -> Stats:
+        """All micro-batches, of this rank; what is told is of all."""
         merge = _Merge()
         for part, count in self._parts(batch):
             loss, stats = self.algorithm.loss(self.policy, present(self.policy, part, scenes))
@@ -191,7 +211,7 @@ class _Merge:
     def of_all(self, ranks: Ranks) -> "_Merge":
         """Of the micro-batches of every rank."""
         whole = _Merge()
-        for sums, counts, maxima in ranks.exchange([self.sums, self.counts, self.maxima]):
+        for sums, counts, maxima in ranks.of_teams([self.sums, self.counts, self.maxima]):
             for name, value in sums.items():
                 whole.sums[name] += value
                 whole.counts[name] += int(counts[name])
@@ -218,10 +238,6 @@ def _prove_nothing_moved(stats: Stats) -> None:
             f"before any update the velocity differs by {stats['velocity_change_max']:.3g} from that of the "
             f"policy that sampled, where {cure}"
         )
-
-
-def _has_gradient(parameters: dict[str, Parameter]) -> bool:
-    return any(bool(_grad(value).any()) for value in parameters.values())
 
 
 def _prove_gradient(arrived: bool) -> None:

@@ -124,6 +124,21 @@ class Shards(Protocol):
         ...
 
 
+@runtime_checkable
+class SplitsTokens(Protocol):
+    """What a policy adds whose model several processes can call together, each for some of the tokens."""
+
+    def split_tokens(self, count: int) -> None:
+        """From now on each ``count`` processes in a row make every call of ``velocity`` together, and alike.
+
+        Each gets all of the velocity.  Of a gradient each gets a part; their sum is the whole.
+
+        Raises:
+            ConfigError: the tokens cannot be shared by so many.
+        """
+        ...
+
+
 class Reward(Protocol):
     """A score for each sample, higher is better.  It sees whole groups, so it may compare."""
 

@@ -18,6 +18,7 @@ MAY_DIFFER = (
     "trainer.max_drop_share",
     "trainer.micro_batch_size",
     "trainer.rollout_batch_size",
+    "trainer.context_parallel",
     "trainer.compare_ranks",
     "trainer.rank_timeout_s",
     "evaluation.every",
@@ -31,7 +32,7 @@ MAY_DIFFER = (
     "rewards.*.retry_wait_s",
 )
 """Settings that decide neither what is optimised nor on what it is measured: patterns of dotted keys."""
-ROUNDS = ("trainer.micro_batch_size", "trainer.rollout_batch_size")
+ROUNDS = ("trainer.micro_batch_size", "trainer.rollout_batch_size", "trainer.context_parallel")
 """Of those, the ones that change the order in which numbers are added up."""
 
 

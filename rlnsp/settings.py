@@ -157,13 +157,15 @@ def require_stochastic(algorithm: str, sampler: SamplerConfig) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
-    """The loop and its optimiser (AdamW)."""
+    """The loop and its optimiser."""
 
     num_iterations: int = 100
     scenes_per_iteration: int = 8
     """Global: over all devices."""
     group_size: int = 12
     """Samples of one scene; the group is the baseline."""
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
+    """``adamw_8bit``: with two bytes of state a trained parameter, not eight; by bitsandbytes."""
     learning_rate: float = 3e-4
     weight_decay: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.999)
@@ -194,6 +196,8 @@ class TrainerConfig:
     """Write ``report.html`` at the end."""
     max_drop_share: float = 0.5
     """The share of an iteration's samples that may go unscored before the run stops."""
+    context_parallel: int = 1
+    """Of several processes: so many in a row make the same clips, each computing some of their tokens."""
     compare_ranks: int = 10
     """Of several processes: the first iterations that they do, after each of which their weights are
     compared."""
@@ -211,6 +215,7 @@ class TrainerConfig:
             "updates_per_rollout",
             "minibatches",
             "keep_last",
+            "context_parallel",
         )
         for name in at_least_one:
             value = getattr(self, name)

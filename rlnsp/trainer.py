@@ -53,7 +53,7 @@ def train(config: RunConfig, output: Path, resume: bool = False) -> int:
         ConfigError: the input is wrong, or another process works in the folder; nothing was written.
     """
     torch.set_flush_denormal(True)  # numbers next to zero, which adapters start with, are slow on a CPU
-    ranks = distributed.join(config.trainer.rank_timeout_s)
+    ranks = distributed.join(config.trainer.rank_timeout_s, config.trainer.context_parallel)
     try:
         return _train(config, RunFolder(Path(ranks.of_main(str(output)))), ranks, resume)
     except RankEnded as error:
@@ -237,7 +237,7 @@ class Run:
         randomness = Randomness(seed=self.config.seed, iteration=iteration)
         trajectory, scores = self._sample(scenes, randomness, clock)
         batch, credit_stats = self._credit(trajectory, scores)
-        transitions = sum(self.ranks.exchange(len(batch)))
+        transitions = sum(self.ranks.of_teams(len(batch)))
         with self.interruption.held():  # all that an iteration changes, changes whole
             metrics = {**reward_metrics(scores, trajectory.group), **credit_stats}
             with self.trained.whole_or_not() if self.ranks.count > 1 else nullcontext():
@@ -273,8 +273,8 @@ class Run:
                 trainer.group_size,
                 randomness,
                 chunk_size=trainer.rollout_batch_size or trainer.micro_batch_size,
-                decode=judging.needs("frames"),
-                finished=judging.take,
+                decode=judging.needs("frames") and ranks.first,
+                finished=judging.take if ranks.first else None,
                 own=ranks.share(len(scenes)) if ranks.count > 1 else None,
             )
         clock.lap("rollout")

@@ -8,9 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from benchmarks.two_processes import launch
+from benchmarks.two_processes import FSDP2, launch
 from rlnsp import checkpoint, evaluations
-from rlnsp.settings import EvaluationConfig, RewardSlot, Slot
+from rlnsp.distributed import Ranks, join
+from rlnsp.settings import ConfigError, EvaluationConfig, RewardSlot, Slot
+from rlnsp.testing import ToyPolicy
 from rlnsp.trainer import train
 from tests.toy_runs import metrics_of, numbers, summary_of, toy_config
 
@@ -61,6 +63,25 @@ def fails(samples):
         raise OSError("judge is away")
     return later(samples, act)
 
+def counted(samples):
+    with open(f"{__file__}.{os.environ.get('RANK', 'alone')}", "a") as file:
+        file.write("x" * len(samples))
+    return bright(samples)
+
+def fails_in_first(samples):
+    def act():
+        raise OSError("judge is away")
+    return later(samples, act, lambda: os.environ.get("RANK") == "0")
+
+class Splits(ToyPolicy):
+    # As if each process had a share of the tokens: each gets all of the velocity, and a part of its gradient.
+    def split_tokens(self, count):
+        self.team = count
+
+    def velocity(self, *args, **kwargs):
+        v = super().velocity(*args, **kwargs)
+        return v.detach() + (v - v.detach()) / getattr(self, "team", 1)
+
 class Drifts(ToyPolicy):
     def sigmas(self, num_steps):
         if here():
@@ -92,25 +113,53 @@ def faulty_config(folder, reward, policy=None, **settings):
     return replace(config, policy=Slot(use=f"{folder / 'faults.py'}:{policy}")) if policy else config
 
 
-def both(config, run, resume=False, timeout=60):
+def both(config, run, resume=False, timeout=60, count=2):
     """Train in two processes; their exit codes, and what each said."""
-    processes = launch(train, (config, run, resume), run.with_suffix(".log"), 2)
+    processes = launch(train, (config, run, resume), run.with_suffix(".log"), count)
     for process in processes:
         process.join(timeout)
     codes = [process.exitcode for process in processes]
     for process in processes:
         process.kill()  # one that hangs
-    return codes, [run.with_suffix(f".log.{rank}").read_text() for rank in (0, 1)]
+    return codes, [run.with_suffix(f".log.{rank}").read_text() for rank in range(count)]
 
 
 def weights(run, name="trained"):
     return load_file(checkpoint.checkpoints(run / "checkpoints")[-1] / f"{name}.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"WORLD_SIZE": "3"}, "context_parallel is 2, but 3 processes are no multiple of it"),
+        ({"WORLD_SIZE": "2", **FSDP2}, "context_parallel is 2 and accelerate's config asks for FSDP"),
+    ],
+)
+def test_teams_that_cannot_be_made_up_are_refused(said, message, monkeypatch):
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=message):
+        join(1.0, team_size=2)
+
+
+def test_a_policy_whose_tokens_cannot_be_shared_is_refused():
+    with pytest.raises(ConfigError, match=r"context_parallel is 2, but .*ToyPolicy has no split_tokens\(\)"):
+        Ranks(count=2, team_size=2).shard(ToyPolicy(ToyPolicy.Config()))
+    with pytest.raises(ConfigError, match="scenes_per_iteration is 1, but of 2 teams of 2 each"):
+        Ranks(count=4, team_size=2).check(1, 4)
+
+
+def test_a_team_has_one_share():
+    shares = [Ranks(rank=rank, count=4, team_size=2).share(5) for rank in range(4)]
+    assert shares == [[0, 2, 4], [0, 2, 4], [1, 3], [1, 3]]
+    assert [Ranks(rank=rank, count=4, team_size=2).first for rank in range(4)] == [True, False] * 2
+
+
 @pytest.mark.parametrize(("algorithm", "scenes", "reward"), [("ddpo", 5, "dim"), ("grpo", 2, "often_flat")])
 def test_two_processes_train_as_one_does(algorithm, scenes, reward, faulty, tmp_path, capsys):
     """Five scenes they cannot share evenly; where a process's only scene is flat, it has no transition."""
     several = {"updates_per_rollout": 2, "minibatches": 2, "ema_decay": 0.5, "max_drop_share": 0.9}
+    several |= {"micro_batch_size": 1}  # so that each model call has one shape, for which kernels round alike
     config = faulty(reward, algorithm=algorithm, scenes_per_iteration=scenes, **several)
     codes, (said, other) = both(config, tmp_path / "two")
     assert codes == [0, 0]
@@ -120,7 +169,7 @@ def test_two_processes_train_as_one_does(algorithm, scenes, reward, faulty, tmp_
     for name in ("trained", "ema"):
         one, two = weights(tmp_path / "one", name), weights(tmp_path / "two", name)
         for key, value in one.items():
-            torch.testing.assert_close(two[key], value, rtol=0, atol=1e-6)
+            assert torch.equal(two[key], value), key
     alone, shared = (numbers(metrics_of(tmp_path / run)) for run in ("one", "two"))
     assert [known(line) for line in shared] == [pytest.approx(known(line), rel=1e-3) for line in alone]
     flat = {line.get("zero_variance_groups") for line in alone}
@@ -128,6 +177,35 @@ def test_two_processes_train_as_one_does(algorithm, scenes, reward, faulty, tmp_
     kept = [evaluations.read(tmp_path / run)[-1] for run in ("one", "two")]
     assert kept[0].clips == kept[1].clips
     assert kept[0].evaluation.scene_ids == kept[1].evaluation.scene_ids
+
+
+def test_processes_that_share_a_clips_tokens_train_as_one_does_and_judge_once(faulty, tmp_path):
+    """Two teams of two, and three scenes."""
+    settings = {"policy": "Splits", "micro_batch_size": 1, "num_iterations": 2}
+    codes, (_, *others) = both(
+        faulty("counted", context_parallel=2, **settings), tmp_path / "four", timeout=120, count=4
+    )
+    assert codes == [0] * 4
+    assert others == [""] * 3
+    assert train(faulty("counted", **settings), tmp_path / "one") == 0
+    for key, value in weights(tmp_path / "one").items():
+        assert torch.equal(weights(tmp_path / "four")[key], value), key
+    alone, shared = (numbers(metrics_of(tmp_path / run)) for run in ("one", "four"))
+    assert [known(line) for line in shared] == [pytest.approx(known(line), rel=1e-6) for line in alone]
+    kept = [evaluations.read(tmp_path / run)[-1] for run in ("one", "four")]
+    assert kept[0].clips == kept[1].clips
+    judged = {path.suffix[1:]: path.stat().st_size for path in tmp_path.glob("faults.py.*")}
+    assert judged.keys() == {"alone", "0", "2"}
+    assert judged["0"] + judged["2"] == judged["alone"]
+
+
+def test_a_team_ends_with_the_one_that_judges(faulty, tmp_path):
+    config = faulty("fails_in_first", policy="Splits", context_parallel=2)
+    codes, (main, other) = both(config, tmp_path / "run")
+    assert codes == [1, 1]
+    assert "reward 'mine' failed on" in main
+    assert "another process of the run has ended" in other
+    assert summary_of(tmp_path / "run")["steps"] == 3
 
 
 def known(line):

@@ -140,6 +140,14 @@ def test_bf16_really_computes_in_bf16_and_hands_out_fp32():
     assert 1e-6 < float((coarse - exact).abs().max()) < 0.1
 
 
+def test_the_order_of_micro_batches_changes_no_bit():
+    # Which of several processes has which of them is such an order.
+    straight, turned = Setup(micro_batch_size=1), Setup(micro_batch_size=1)
+    turned.batch = turned.batch.take(torch.arange(len(turned.batch)).flip(0))
+    for (name, value), other in zip(straight.gradients().items(), turned.gradients().values(), strict=True):
+        assert torch.equal(value, other), name
+
+
 def test_micro_batches_make_one_optimiser_step_together():
     setup = Setup(micro_batch_size=1)
     setup.step()

@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.nn import Parameter
 from torch.optim import SGD, AdamW
 
@@ -62,3 +63,20 @@ def test_another_number_of_groups_is_refused():
     tensors, rest = optimizer_state.flatten(stepped(1)[1])
     with pytest.raises(ValueError, match="zip"):
         optimizer_state.restore(stepped(0, groups=2)[1], tensors, rest)
+
+
+def test_what_is_shared_or_lies_deeper_is_kept_too(tmp_path):
+    # As bitsandbytes has it: levels that all parameters have in common, and codes in a mapping of their own.
+    weights, optimizer = stepped(0)
+    levels = torch.linspace(0, 1, 4)
+    for number, weight in enumerate(weights):
+        deeper = {"levels": levels, "codes": torch.full((2,), float(number))}
+        optimizer.state[weight] = {"step": 3 + number, "deeper": deeper}
+    tensors, rest = optimizer_state.flatten(optimizer)
+    save_file(tensors, tmp_path / "state.safetensors")  # which refuses what shares memory
+    _, other = stepped(0)
+    optimizer_state.restore(other, load_file(tmp_path / "state.safetensors"), json.loads(json.dumps(rest)))
+    for number, state in other.state_dict()["state"].items():
+        assert state["step"] == 3 + number
+        assert state["deeper"]["levels"].tolist() == levels.tolist()
+        assert state["deeper"]["codes"].tolist() == [number, number]

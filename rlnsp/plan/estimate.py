@@ -23,6 +23,8 @@ RESERVE = 0.1
 WINDOWS = 50
 """Iterations that a window which moves is averaged over."""
 FP32 = 4
+STATE = {"adamw": 2 * FP32, "adamw_8bit": 2 * (1 + FP32 / 256)}
+"""Bytes a trained parameter; of 8 bits, with a scale for each 256 numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +82,10 @@ def estimate(run: RunConfig, costs: Costs, *, devices: int, memory: float, rates
     """
     outline, trainer, sampler = costs.outline, run.trainer, run.sampler
     require(
+        trainer.context_parallel == 1,
+        f"trainer.context_parallel is {trainer.context_parallel}, of which a plan knows nothing; plan with 1",
+    )
+    require(
         trainer.scenes_per_iteration % devices == 0,
         f"trainer.scenes_per_iteration {trainer.scenes_per_iteration} cannot be spread over {devices} "
         f"devices; let it be a multiple of {devices}",
@@ -118,7 +124,7 @@ def estimate(run: RunConfig, costs: Costs, *, devices: int, memory: float, rates
             **{f"weights of the {name}": part.bytes for name, part in outline.parts.items()},
             "adapter": outline.trained * FP32,
             "its gradient": outline.trained * FP32,
-            "optimiser": 2 * outline.trained * FP32,
+            "optimiser": outline.trained * STATE[trainer.optimizer],
             **({"average of the adapter": outline.trained * FP32} if trainer.ema_decay else {}),
             "conditions": (groups + 1) * length * width * FP32,
         },

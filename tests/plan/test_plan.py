@@ -12,6 +12,7 @@ from rlnsp.plan import report
 from rlnsp.plan.costs import Costs
 from rlnsp.plan.estimate import GIB, RESERVE, Rates, estimate
 from rlnsp.plan.remedies import Remedy, remedies
+from rlnsp.settings import ConfigError
 
 GRPO = ["algorithm.use=grpo", "sampler.rule=cps", "sampler.window.size=3", "sampler.same_noise=true"]
 SMALL = ["trainer.scenes_per_iteration=4", "trainer.group_size=8", "trainer.micro_batch_size=16"]
@@ -88,6 +89,17 @@ def test_the_optimiser_has_two_numbers_a_trained_parameter(run, costs):
     assert (
         stays["optimiser"] == 2 * stays["adapter"] == 2 * stays["its gradient"] == 8 * costs.outline.trained
     )
+
+
+def test_eight_bits_are_two_numbers_of_a_byte_and_a_scale_for_each_256(run, costs):
+    small = replace(run, trainer=replace(run.trainer, optimizer="adamw_8bit"))
+    assert planned(small, costs).stays["optimiser"] == costs.outline.trained * (2 + 2 * 4 / 256)
+
+
+def test_a_run_that_shares_tokens_is_not_planned(run, costs):
+    sharing = replace(run, trainer=replace(run.trainer, context_parallel=2))
+    with pytest.raises(ConfigError, match="context_parallel is 2, of which a plan knows nothing"):
+        planned(sharing, costs)
 
 
 def test_a_peak_is_of_the_hungriest_phase_on_top_of_what_stays(run, costs):
