@@ -51,15 +51,20 @@ def read_manifest(path: Path | str, split: str | None = None, *, need_context: b
 
 
 def open_manifest(
-    path: Path | str, split: str | None = None, *, need_context: bool = True, need_files: bool = False
+    path: Path | str,
+    split: str | None = None,
+    *,
+    need_context: bool = True,
+    need_files: bool = False,
+    pictures: bool = False,
 ) -> "Scenes":
     """As ``read_manifest``, but scenes are read when they are asked for: of any number of them.
 
-    Every row is looked at once, now; with ``need_files`` its files too.
+    Every row is looked at once, now; with ``need_files`` its files too.  ``pictures``: as ``open_rows``.
     """
     path = Path(path)
     with _as_manifest_error():
-        rows = open_rows(path)
+        rows = open_rows(path, pictures=pictures)
         if need_files and rows.broken:
             raise ManifestError(f"{rows.broken[0]}; make it anew, or drop it")
         seen: dict[str, int] = {}

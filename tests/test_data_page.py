@@ -1,16 +1,15 @@
 """Every command of docs/data.md, in its order, at small size: raw videos to a policy trained on them."""
 
 import json
-import shlex
 from pathlib import Path
 
 import pytest
 import torch
 
 from rlnsp.cli import main
+from tests import pages
 from tests.chat_server import speaking
 from tests.pretrain.curate.models import speaker
-from tests.test_readme import FENCE, ROOT
 from tests.videos import BLUE, GREEN, RED, audio_only, cut_together, encode, moving, truncated
 
 URL = "http://127.0.0.1:8000/v1"
@@ -27,12 +26,6 @@ SMALL = {
 """What makes a command of the page take seconds."""
 
 
-def commands() -> list[list[str]]:
-    text = (ROOT / "docs" / "data.md").read_text()
-    blocks = [match.group(2) for match in FENCE.finditer(text) if match.group(1) == "sh"]
-    return [shlex.split(line)[1:] for block in blocks for line in block.splitlines()]
-
-
 @pytest.fixture
 def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
@@ -47,7 +40,7 @@ def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_every_command_runs_after_the_one_before(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ran = []
     with speaking(speaker(lambda colour, refused: f"A bar waits over a {colour} ground.")) as server:
-        for name, *words in commands():
+        for _, name, *words in map(pages.words, pages.commands(pages.ROOT / "docs" / "data.md")):
             if name == "judge":  # tests/vllm starts it
                 continue
             given = [server.url if word == URL else word for word in words]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from policies.unified import Unified
-from pretrain import stages
+from pretrain import parts, stages
 from rlnsp.cli import main
 from rlnsp.types import Scene
 
@@ -53,16 +53,16 @@ def test_from_nothing_to_a_policy_that_samples_stopped_between_stages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "pretrain"
-    for stage in ("train_vae", "_initial"):
+    for module, stage in ((parts, "train_vae"), (stages, "make_initial")):
         with monkeypatch.context() as patch:
-            patch.setattr(stages, stage, interrupt)
+            patch.setattr(module, stage, interrupt)
             assert command("pretrain", tmp_path) == 130
         expected = f"go on by: rlnsp pretrain --config {tmp_path}/pretrain.yaml --output {output}"
         assert expected in capsys.readouterr().err
     done = json.loads((output / "comprehension" / "done.json").read_text())
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "train_comprehension", None)
-        patch.setattr(stages, "train_vae", None)
+        patch.setattr(parts, "train_comprehension", None)
+        patch.setattr(parts, "train_vae", None)
         assert command("pretrain", tmp_path) == 0
     assert capsys.readouterr().out.endswith(f"policy: {output}/policy\n")
     assert json.loads((output / "comprehension" / "done.json").read_text()) == done
