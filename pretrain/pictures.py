@@ -54,7 +54,7 @@ def sample_picture(path: Path, sizes: Sequence[tuple[int, int]], limits: Limits)
     # Pillow's decoders answer damage with any of these.
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise UnusableVideo("broken", f"cannot be decoded ({error})") from error
-    return np.asarray(fitted, np.uint8)[None]
+    return np.array(fitted, np.uint8)[None]
 
 
 def _opaque(image: Image.Image) -> Image.Image:

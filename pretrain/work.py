@@ -1,5 +1,6 @@
 """The output folder of a command: its data, the stages done and their settings, the policy so far."""
 
+import hashlib
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -202,7 +203,7 @@ class Work:
             ConfigError: shapes that the model cannot take, or shards of other clips.
         """
         manifest = config.manifest or self._data.manifest
-        place = self.output / "latents" / (stage if config.manifest else "")
+        place = self.output / "latents" / (_folder_of(config.manifest) if config.manifest else "")
         found = dict[str, Source]()
         for split in SPLITS:
             if self._data.clips == "memory":
@@ -278,3 +279,8 @@ class Work:
                 write_json(folder / "done.json", {"settings": settings})
         self.ranks.exchange(None)
         return folder / MANIFEST
+
+
+def _folder_of(manifest: str) -> str:
+    """For the latents of a data set: sub-stages of the same one share them."""
+    return f"{Path(manifest).stem}-{hashlib.sha256(manifest.encode()).hexdigest()[:8]}"

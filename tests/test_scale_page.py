@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import json
+import math
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from benchmarks.two_processes import UNIFIED, launch
 from rewards.nsp_reward.command import JudgeCommand
 from rlnsp.cli import main
 from tests import pages
-from tests.chat_server import speaking
+from tests.chat_server import Said, speaking
 from tests.policies.tiny import GEOMETRY, make_policy_folder
 from tests.pretrain.curate.models import speaker
 from tests.videos import BLUE, GREEN, RED, cut_together, encode, moving, truncated
@@ -47,7 +48,12 @@ RUN = [
     *("sampler.num_steps=4", "sampler.window.size=1", "evaluation.num_scenes=2", "evaluation.bootstrap=20"),
 ]
 SMALL = {
-    "curate": [*(f"clips.{name}={value}" for name, value in SIZE.items()), "clips.shapes=[]", "heldout=0.5"],
+    "curate": [
+        *(f"clips.{name}={value}" for name, value in SIZE.items()),
+        "clips.time=4",
+        "clips.shapes=[]",
+        "heldout=0.5",
+    ],
     "pretrain": [
         f"parts.comprehension.path={TINY}/comprehension",
         *(f"parts.{part}.path={TINY}" for part in ("transformer", "vae", "scheduler")),
@@ -56,7 +62,7 @@ SMALL = {
         *("transformer.num_queries=4", "data.workers=1", "threads=1", "device=cpu"),
     ],
     "sft": [*loop("sft"), "data.workers=1", "threads=1", "device=cpu"],
-    "plan": RUN,
+    "plan": [*RUN, "trainer.scenes_per_iteration=16"],  # a multiple of the devices
     "check": RUN,
     "train nsp_single_gpu": [*RUN, "sampler.window.end=3"],
     "train nsp_paper": RUN,
@@ -76,6 +82,9 @@ def small(words: Sequence[str]) -> list[str]:
     return [*words, *(SMALL[name] if name in SMALL else SMALL[f"{name} {config}"])]
 
 
+T = 0
+
+
 @dataclass
 class Walk:
     """The commands of the page that have been run."""
@@ -86,6 +95,7 @@ class Walk:
     launched: list[list[str]] = field(default_factory=list)
 
     def run(self, command: str) -> None:
+        import time; global T; print("TIME", time.process_time()-T if T else 0, self.ran[-1:], flush=True); T=time.process_time()  # noqa
         program, *words = pages.words(command)
         if program in ("shuf", "grep"):
             subprocess.run(command, shell=True, check=True, cwd=self.here)
@@ -115,6 +125,8 @@ class Walk:
 
     def launch(self, program: str, words: list[str]) -> None:
         """Two processes in the place of as many as the page says; once, whoever launches the same command."""
+        if program == "accelerate":
+            assert words.pop(0) == "launch"
         parser = launch_command_parser() if program == "accelerate" else get_args_parser()
         args = parser.parse_args(words)
         script, rest = args.training_script, args.training_script_args
@@ -133,14 +145,21 @@ class Walk:
         assert [process.exitcode for process in processes] == [0, 0], said
 
 
-def answer(text: str, images: list[np.ndarray]) -> str:
-    """As a model would; whether a clip passes depends on its pixels, so that a group has both."""
-    if images and "two or three sentences" in text:
-        return f"A picture of brightness {np.stack(images).mean():.6f}."
-    if "of brightness" in text:
-        passes = hashlib.sha256(text.encode()).digest()[0] % 2
-        return ("Yes" if passes else "No") if "Yes or No" in text else ("Pass" if passes else "Fail")
-    return speaker(lambda colour, refused: f"A bar waits over a {colour} ground.")(text, images)
+@dataclass
+class Model:
+    """Behind the server: it curates, and then judges clips by their very pixels, so that a group has both."""
+
+    judges: bool = False
+
+    def answer(self, text: str, images: list[np.ndarray]) -> Said:
+        if not self.judges:
+            return speaker(lambda colour, refused: f"A bar waits over a {colour} ground.")(text, images)
+        if images:
+            return f"A picture of brightness {np.stack(images).mean():.6f}."
+        words = ("Yes", "No") if "Yes or No" in text else ("Pass", "Fail")
+        chance = 0.1 + 0.8 * hashlib.sha256(text.encode()).digest()[0] / 255
+        told = [(words[0], math.log(chance)), (words[1], math.log(1 - chance))]
+        return words[chance < 0.5], [told]
 
 
 @pytest.fixture
@@ -163,13 +182,16 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")  # LTX's own, under autocast
 def test_every_command_runs_after_the_one_before(here: Path) -> None:
+    model = Model()
     try:
-        with speaking(answer) as server:
+        with speaking(model.answer) as server:
             walk = Walk(here, server.url)
             for command in pages.commands(PAGE):
                 walk.run(command)
+                model.judges = "curate" in walk.ran
     finally:
         torch.set_flush_denormal(False)
+    print("TIME", T)  # noqa
     known = [name.split()[0] for name in SMALL]
     assert set(known) <= set(walk.ran), "a setting for a command that the page has no more"
     assert walk.ran.index("curate") < walk.ran.index("pretrain") < walk.ran.index("sft")
