@@ -26,8 +26,8 @@ sft:
   drop: 0.2
   text: caption
   micro_batch_size: 1
-  loop:
-    {steps: 4, batch_size: 3, learning_rate: 1e-3, ema_decay: 0.5, evaluate_every: 2, save_every: 3}
+  loop: {steps: 4, batch_size: 3, learning_rate: 1e-3, warmup: 0, ema_decay: 0.5,
+    evaluate_every: 2, save_every: 3}
 threads: 1
 device: cpu
 """
