@@ -274,7 +274,7 @@ class _Fitting:
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * config.scale(step) * group["factor"]
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)  # of a step that was cut short
         own = 0.0
         for part in self.loss(self.batches.next(step), generator):
             own += part.item()
@@ -292,6 +292,7 @@ class _Fitting:
                 f"{self.name}: the gradient's norm is {norm.item()} at step {step}; lower learning_rate"
             )
         self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
         if self.ema is not None:
             self.ema.update()
         self.step, self.norm, self.place = step + 1, norm.item(), self.batches.state()

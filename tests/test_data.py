@@ -90,7 +90,9 @@ def test_the_datas_limits_hold_wherever_a_clip_of_it_is_read(tmp_path):
             ):
                 read(scene)
     for scene in scenes(Limits()):
-        assert true_clips(scene, 1).shape == (1, 5, 16, 16, 3)
+        found = true_clips(scene, 1)
+        assert found is not None
+        assert found.shape == (1, 5, 16, 16, 3)
 
 
 def test_limits_are_settings_of_a_run():

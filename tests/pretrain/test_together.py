@@ -86,7 +86,7 @@ def work(argv: list[str], fault: str) -> int:
                 act[fault]()
             return flow(*arguments)
 
-        _Flow.__call__ = counted
+        pytest.MonkeyPatch().setattr(_Flow, "__call__", counted)
     return main(argv)
 
 
