@@ -58,8 +58,12 @@ def pretrain(config: PretrainConfig, output: Path, ranks: Ranks | None = None) -
     if not work.done("vae", asked | vae):
         with work.stage("vae", asked | vae) as folder:
             make_vae(config, work, folder)
-    transformer = _asked(config.transformer, config.parts.transformer)
+    # The connector is made here, whatever comes ready.
+    connector = {"num_queries": config.transformer.num_queries, "seed": config.transformer.seed}
+    transformer = _asked(config.transformer, config.parts.transformer) | connector
     asked |= comprehension | vae | {"transformer": transformer}
+    if config.parts.scheduler.path is not None:
+        asked["scheduler"] = asdict(config.parts.scheduler)
     if not work.done("initial", asked):
         with work.stage("initial", asked):
             if work.ranks.main:

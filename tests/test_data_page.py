@@ -10,7 +10,7 @@ from rlnsp.cli import main
 from tests import pages
 from tests.chat_server import speaking
 from tests.pretrain.curate.models import speaker
-from tests.videos import BLUE, GREEN, RED, audio_only, cut_together, encode, moving, truncated
+from tests.videos import audio_only, raw_videos
 
 URL = "http://127.0.0.1:8000/v1"
 LOOP = ["sft.loop.steps=2", "sft.loop.batch_size=2", "sft.loop.evaluate_every=2", "threads=1"]
@@ -29,11 +29,7 @@ SMALL = {
 @pytest.fixture
 def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    encode(tmp_path / "raw" / "three.mp4", cut_together(RED, GREEN, BLUE))
-    encode(tmp_path / "raw" / "long.mp4", moving(GREEN, 20, 120, 160))
-    encode(tmp_path / "raw" / "tall.mp4", moving(BLUE, 24, 96, 70))
-    truncated(tmp_path / "raw" / "truncated.mp4", moving(RED, 30))
-    audio_only(tmp_path / "raw" / "sound.mp4")
+    audio_only(raw_videos(tmp_path / "raw") / "sound.mp4")
     return tmp_path / "raw"
 
 

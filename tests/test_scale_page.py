@@ -24,7 +24,7 @@ from tests import pages
 from tests.chat_server import Said, speaking
 from tests.policies.tiny import GEOMETRY, make_policy_folder
 from tests.pretrain.curate.models import speaker
-from tests.videos import BLUE, GREEN, RED, cut_together, encode, moving, truncated
+from tests.videos import BLUE, GREEN, RED, moving, raw_videos
 
 PAGE = pages.ROOT / "docs" / "scale.md"
 URLS = ("http://127.0.0.1:8000/v1", "http://127.0.0.1:8001/v1")
@@ -171,10 +171,7 @@ class Model:
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What the page's reader brings: raw videos, and captioned images."""
     monkeypatch.chdir(tmp_path)
-    encode(tmp_path / "raw" / "three.mp4", cut_together(RED, GREEN, BLUE))
-    encode(tmp_path / "raw" / "long.mp4", moving(GREEN, 20, 120, 160))
-    encode(tmp_path / "raw" / "tall.mp4", moving(BLUE, 24, 96, 70))
-    truncated(tmp_path / "raw" / "truncated.mp4", moving(RED, 30))
+    raw_videos(tmp_path / "raw")
     images = tmp_path / "data" / "images"
     images.mkdir(parents=True)
     for number, colour in enumerate((RED, GREEN, BLUE, RED)):

@@ -9,8 +9,11 @@ import torch
 
 from policies.unified import Unified
 from pretrain import parts, stages
+from rlnsp import config
 from rlnsp.cli import main
+from rlnsp.settings import ConfigError
 from rlnsp.types import Scene
+from tests.pretrain.together import together
 
 LOOP = "{steps: 2, batch_size: 2, warmup: 1}"
 PRETRAIN = f"""
@@ -108,6 +111,13 @@ def test_from_nothing_to_a_policy_that_samples_stopped_between_stages(
     capsys.readouterr()
     assert command("sft", tmp_path, "--policy", str(tmp_path / "sft" / "policy")) == 2
     assert "policy was" in capsys.readouterr().err
+
+
+def test_what_trains_in_one_process_is_refused_to_several(tmp_path: Path) -> None:
+    (tmp_path / "pretrain.yaml").write_text(PRETRAIN)
+    settings = config.load_typed(stages.PretrainConfig, str(tmp_path / "pretrain.yaml"), folder="pretrain")
+    with pytest.raises(ConfigError, match="stage comprehension trains in one process, and there are 2"):
+        together(2, lambda ranks: stages.pretrain(settings, tmp_path / "output", ranks))
 
 
 @pytest.mark.parametrize(
