@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from policies.unified import Unified
+from rlnsp.benchmark import suite
 from rlnsp.built_reward import _context_frames
 from rlnsp.config import ConfigError, load
 from rlnsp.data import SceneOrder, heldout_scenes, train_scenes, true_clips
@@ -96,6 +97,8 @@ def test_the_datas_limits_hold_wherever_a_clip_of_it_is_read(tmp_path):
 
 
 def test_limits_are_settings_of_a_run():
-    assert load("world", ["data.limits.max_seconds=5"]).data.limits == Limits(max_seconds=5.0)
+    run = load("world", ["data.limits.max_seconds=5"])
+    assert run.data.limits == Limits(max_seconds=5.0)
+    assert suite.measured_by(run, suite.load("world")).data.limits == run.data.limits
     with pytest.raises(ConfigError, match="max_pixels must be positive; got 0"):
         load("world", ["data.limits.max_pixels=0"])

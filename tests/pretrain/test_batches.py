@@ -125,6 +125,7 @@ def test_the_first_usable_examples_come_in_order_a_batch_for_each_shape(tmp_path
     assert numbers(wide) == [1, 2, 5, 6]
     assert numbers(tall) == [3]
     assert [len(part.scenes) for part in wide.split(3)] == [3, 1]
+    assert [part.total for part in wide.split(3)] == [3, 1]
     assert skipped.ids == {"0", "4"}
 
 
