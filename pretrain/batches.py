@@ -2,144 +2,56 @@
 
 The order is that of ``pretrain.loop.batch_indices``.  A clip that cannot be used is passed over, and listed;
 the next takes its place.  Clips wait until there are enough of their shape for a batch.
+
+Several processes read a row each in turn, and tell each other its shape: which rows make up a batch does not
+depend on how many they are.  Each has the examples that it read itself.
 """
 
-import json
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from pretrain.examples import Batch, Example, Shape, Source, Turn, batch_of, read_in_turn
 from pretrain.loop import epoch_order
-from rlnsp.atomic import written_whole
+from pretrain.skipped import Skipped
 from rlnsp.dataset.video import UnusableVideo
+from rlnsp.distributed import Ranks
 from rlnsp.settings import ConfigError
-from rlnsp.types import Scene
-
-Shape = tuple[int, int]
-"""(H, W) pixels."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Example:
-    """One clip to train on."""
-
-    scene: Scene
-    shape: Shape
-    latents: Tensor
-    """(N, C) fp32."""
-    hidden: Tensor | None = None
-    """(Q, W), what the comprehension model says at the queries, where that is kept."""
-
-
-class Source(Protocol):
-    """Examples by row."""
-
-    def __len__(self) -> int: ...
-
-    def scene(self, row: int) -> Scene:
-        """Without its clip."""
-        ...
-
-    def load(self, row: int) -> Any:
-        """What takes time and needs no model, in any thread.
-
-        Raises:
-            UnusableVideo: the clip cannot be used.
-        """
-        ...
-
-    def example(self, row: int, loaded: Any) -> Example:
-        """Of what ``load`` gave."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Batch:
-    """Examples of one shape."""
-
-    scenes: list[Scene]
-    shape: Shape
-    latents: Tensor
-    """(B, N, C) fp32."""
-    hidden: Tensor | None
-    """(B, Q, W) where it is kept."""
-
-    def split(self, size: int) -> "list[Batch]":
-        """Parts of at most so many."""
-        return [self._part(slice(first, first + size)) for first in range(0, len(self.scenes), size)]
-
-    def _part(self, rows: slice) -> "Batch":
-        hidden = None if self.hidden is None else self.hidden[rows]
-        return Batch(scenes=self.scenes[rows], shape=self.shape, latents=self.latents[rows], hidden=hidden)
-
-
-def batch_of(examples: list[Example]) -> Batch:
-    """All of one shape."""
-    hidden = [one.hidden for one in examples if one.hidden is not None]
-    return Batch(
-        scenes=[one.scene for one in examples],
-        shape=examples[0].shape,
-        latents=torch.stack([one.latents for one in examples]),
-        hidden=torch.stack(hidden) if hidden else None,
-    )
-
-
-class Skipped:
-    """Clips that cannot be used: a line each in a file, with the reason."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        text = path.read_text(encoding="utf-8") if path.is_file() else ""
-        whole, _, cut = text.rpartition("\n")
-        if cut:  # a process was killed while it wrote: its clip is met, and listed, again
-            with written_whole(path) as aside:
-                aside.write_text(whole + "\n" if whole else "", encoding="utf-8")
-        self.ids = {json.loads(line)["id"] for line in whole.splitlines()}
-
-    def add(self, scene: Scene, error: UnusableVideo) -> None:
-        """List it, unless it is."""
-        if scene.id not in self.ids:
-            self._write({"id": scene.id, "video": str(scene.video), "kind": error.kind, "why": str(error)})
-
-    def add_files(self, broken: Iterable[str]) -> None:
-        """List files that break off, as ``rlnsp.dataset.rows.Rows.broken`` names them: 'FILE: why'."""
-        for said in broken:
-            file, _, why = said.partition(": ")
-            if file not in self.ids:
-                self._write({"id": file, "video": file, "kind": "broken", "why": why})
-
-    def _write(self, line: Mapping[str, str]) -> None:
-        self.ids.add(line["id"])
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
 class ClipBatches:
     """``pretrain.loop.Batches`` of a source; loads ahead in threads, and hands over in order."""
 
     def __init__(
-        self, source: Source, batch_size: int, seed: int, skipped: Skipped, workers: int = 0
+        self,
+        source: Source,
+        batch_size: int,
+        seed: int,
+        skipped: Skipped,
+        workers: int = 0,
+        ranks: Ranks | None = None,
     ) -> None:
         """Load nothing yet.
 
         Args:
             source: of at least one row.
-            batch_size: B.
+            batch_size: B, of all processes.
             seed: of the order.
             skipped: gets what cannot be used.
             workers: threads that load ahead; 0: none, each is loaded when it is its turn.
+            ranks: the processes that share the batches.
         """
         self.source, self.batch_size, self.seed, self.skipped = source, batch_size, seed, skipped
+        self.ranks = ranks or Ranks()
         self.position = 0
         """Rows taken so far, over all epochs; skipped ones count."""
-        self._waiting: dict[Shape, list[tuple[int, Example]]] = {}
+        self._read_already: deque[Turn] = deque()
+        """By one of the processes, and not taken yet."""
+        self._waiting: dict[Shape, list[Turn]] = {}
         self._order: tuple[int, Tensor] = -1, torch.empty(0)
         self._threads = ThreadPoolExecutor(workers, "load") if workers else None
         self._ahead: deque[tuple[int, Future[Any]]] = deque()
@@ -150,31 +62,34 @@ class ClipBatches:
 
         Raises:
             ConfigError: no clip of a whole epoch can be used.
+            RankEnded: another process has ended.
         """
         missed = 0
         while True:
-            row = self._row(self.position)
-            found = self._read(row)
+            if not self._read_already:
+                rows = [self._row(self.position + place) for place in range(self.ranks.count)]
+                self._read_already.extend(read_in_turn(rows, self._read, self.ranks, self._skip))
+            turn = self._read_already.popleft()
             self.position += 1
-            if found is None:
+            if turn.shape is None:
                 missed += 1
                 if missed >= len(self.source):
                     raise ConfigError(f"no clip can be used; {self.skipped.path} has the reasons")
                 continue
             missed = 0
-            waiting = self._waiting.setdefault(found.shape, [])
-            waiting.append((row, found))
+            waiting = self._waiting.setdefault(turn.shape, [])
+            waiting.append(turn)
             if len(waiting) == self.batch_size:
-                del self._waiting[found.shape]
-                return batch_of([example for _, example in waiting])
+                del self._waiting[turn.shape]
+                return batch_of(turn.shape, [one.example for one in waiting])
 
     def state(self) -> Mapping[str, Any]:
         """The position, and which rows wait for others of their shape."""
-        waiting = [row for rows in self._waiting.values() for row, _ in rows]
+        waiting = [turn.row for turns in self._waiting.values() for turn in turns]
         return {"rows": len(self.source), "position": self.position, "waiting": waiting}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Read again what waited.
+        """Read again what waited, shared out anew.
 
         Raises:
             ConfigError: the data has another number of rows.
@@ -186,27 +101,32 @@ class ClipBatches:
                 "was there, or remove the checkpoint"
             )
         self.position = state.get("position", 0)
-        for row in state.get("waiting", []):
-            example = self.source.example(row, self.source.load(row))
-            self._waiting.setdefault(example.shape, []).append((row, example))
+        waiting, count = state.get("waiting", []), self.ranks.count
+        for first in range(0, len(waiting), count):
+            for turn in read_in_turn(waiting[first : first + count], self._again, self.ranks, self._skip):
+                if turn.shape is not None:
+                    self._waiting.setdefault(turn.shape, []).append(turn)
 
     def close(self) -> None:
         """Stop loading ahead."""
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _read(self, row: int) -> Example | None:
-        try:
-            return self.source.example(row, self._loaded(row))
-        except UnusableVideo as error:
-            self.skipped.add(self.source.scene(row), error)
-            return None
+    def _again(self, row: int) -> Example:
+        return self.source.example(row, self.source.load(row))
+
+    def _skip(self, row: int, error: UnusableVideo) -> None:
+        self.skipped.add(self.source.scene(row), error)
+
+    def _read(self, row: int) -> Example:
+        return self.source.example(row, self._loaded(row))
 
     def _loaded(self, row: int) -> Any:
         if self._threads is None:
             return self.source.load(row)
         while len(self._ahead) <= self._depth:
-            soon = self._row(self.position + len(self._ahead))
+            place = self.position + self.ranks.rank + self.ranks.count * len(self._ahead)
+            soon = self._row(place)
             self._ahead.append((soon, self._threads.submit(self.source.load, soon)))
         first, future = self._ahead.popleft()
         assert first == row
@@ -219,20 +139,24 @@ class ClipBatches:
         return int(self._order[1][place])
 
 
-def first_examples(source: Source, n: int, skipped: Skipped) -> list[Batch]:
-    """The first ``n`` usable rows, in order, as one batch a shape."""
-    shapes: dict[Shape, list[Example]] = {}
+def first_examples(source: Source, n: int, skipped: Skipped, ranks: Ranks | None = None) -> list[Batch]:
+    """The first ``n`` usable rows, in order, as one batch a shape, shared by the processes."""
+    ranks = ranks or Ranks()
+    shapes: dict[Shape, list[Example | None]] = {}
     found = 0
-    for row in range(len(source)):
-        try:
-            example = source.example(row, source.load(row))
-        except UnusableVideo as error:
-            skipped.add(source.scene(row), error)
-            continue
-        shapes.setdefault(example.shape, []).append(example)
-        found += 1
+    for first in range(0, len(source), ranks.count):
+        turns = read_in_turn(
+            range(first, min(first + ranks.count, len(source))),
+            lambda row: source.example(row, source.load(row)),
+            ranks,
+            lambda row, error: skipped.add(source.scene(row), error),
+        )
+        for turn in turns:
+            if turn.shape is not None and found < n:
+                shapes.setdefault(turn.shape, []).append(turn.example)
+                found += 1
         if found == n:
             break
     if not found:
         raise ConfigError(f"no clip can be used; {skipped.path} has the reasons")
-    return [batch_of(examples) for examples in shapes.values()]
+    return [batch_of(shape, examples) for shape, examples in shapes.items()]

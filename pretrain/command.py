@@ -1,13 +1,21 @@
 """The commands ``rlnsp pretrain`` and ``rlnsp sft``; importing this brings neither torch nor the stages."""
 
+from __future__ import annotations
+
 import argparse
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rlnsp import config
-from rlnsp.interruption import Interrupted
+from rlnsp.interruption import Interrupted, Interruption
+from rlnsp.settings import ConfigError
+
+if TYPE_CHECKING:
+    from rlnsp.distributed import Ranks
 
 
 class PretrainCommand:
@@ -28,7 +36,8 @@ class PretrainCommand:
         if args.dry_run:
             sys.stdout.write(config.to_yaml(settings))
             return 0
-        return _run(lambda: stages.pretrain(settings, args.output), "pretrain", args)
+        work = partial(stages.pretrain, settings, args.output)
+        return _run(work, "pretrain", args, settings.rank_timeout_s)
 
 
 class SFTCommand:
@@ -51,7 +60,8 @@ class SFTCommand:
             sys.stdout.write(config.to_yaml(settings))
             return 0
         start = stages.check_start(args.policy)
-        return _run(lambda: stages.sft(settings, start, args.output), "sft", args, "--policy", args.policy)
+        work = partial(stages.sft, settings, start, args.output)
+        return _run(work, "sft", args, settings.rank_timeout_s, "--policy", args.policy)
 
 
 def _add(parser: argparse.ArgumentParser, output: Path) -> None:
@@ -74,27 +84,51 @@ def _overrides(args: argparse.Namespace) -> list[str]:
     return ["data.clips=precomputed", *args.overrides] if args.precompute else args.overrides
 
 
-def _run(stages: Callable[[], Path], command: str, args: argparse.Namespace, *more: str) -> int:
+def _run(
+    work: Callable[[Ranks], Path], command: str, args: argparse.Namespace, timeout_s: float, *more: str
+) -> int:
+    from rlnsp import distributed
+    from rlnsp.optimisation import TrainingFailed
+
+    ranks = distributed.join(timeout_s)
     try:
-        policy = stages()
-    except Interrupted:
-        again = [
-            "rlnsp",
-            command,
-            "--config",
-            args.config,
-            "--output",
-            str(args.output),
-            *more,
-            *_overrides(args),
-        ]
-        sys.stderr.write(f"interrupted and saved; go on by: {shlex.join(again)}\n")
+        with Interruption() as interruption:
+            ranks.held = interruption.held
+            policy = work(ranks)
+    except Interrupted as error:
+        ranks.leave("interrupted", error.exit_code)
+        _tell_how_to_go_on(ranks, command, args, more)
         raise
-    except FloatingPointError as error:
-        sys.stderr.write(f"rlnsp: error: {error}\n")
+    except distributed.RankEnded as error:
+        if error.exit_code > 128:
+            _tell_how_to_go_on(ranks, command, args, more)
+        elif ranks.main or error.lost:
+            sys.stderr.write(f"rlnsp: error: {error}\n")
+        return error.exit_code
+    except (FloatingPointError, TrainingFailed) as error:
+        said = ranks.leave(error, exit_code=1)
+        if ranks.main or not said:
+            sys.stderr.write(f"rlnsp: error: {error}\n")
         return 1
-    sys.stdout.write(f"policy: {policy}\n")
+    except ConfigError as error:
+        if ranks.leave(error, exit_code=2) and not ranks.main:
+            return 2  # the first process says it
+        raise
+    except BaseException as error:
+        ranks.leave(f"{type(error).__name__}: {error}", exit_code=1)
+        raise
+    finally:
+        ranks.close()
+    if ranks.main:
+        sys.stdout.write(f"policy: {policy}\n")
     return 0
+
+
+def _tell_how_to_go_on(ranks: Ranks, command: str, args: argparse.Namespace, more: Sequence[str]) -> None:
+    words = ["rlnsp", command, "--config", args.config, "--output", str(args.output), *more]
+    if ranks.main:
+        again = shlex.join([*words, *_overrides(args)])
+        sys.stderr.write(f"interrupted and saved; go on by: {again}\n")
 
 
 PRETRAIN = PretrainCommand()

@@ -5,7 +5,7 @@ Shapes: R rows of the data, B of a batch, N latent tokens, C their channels.
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,20 +19,25 @@ from torch import Tensor
 from policies.latents import Geometry
 from policies.ltx import shift_exponent
 from policies.unified.model import TRAINABLE, UnifiedModel
-from pretrain.batches import Batch, ClipBatches, Skipped, Source, first_examples
+from pretrain.batches import ClipBatches, first_examples
 from pretrain.clips import Clips
+from pretrain.examples import Batch, Source
 from pretrain.loop import HELD_OUT_ROWS, LoopConfig, fit
+from pretrain.skipped import Skipped
 from pretrain.sources import TEMPLATES, Text, geometry_of, text_of
 from rlnsp.atomic import written_whole
+from rlnsp.distributed import Ranks
 from rlnsp.manifest import ManifestError
 from rlnsp.settings import ConfigError
-from rlnsp.types import Scene
+from rlnsp.types import Condition, Scene
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusionConfig:
     """One sub-stage: what it trains, on which texts, for how long."""
 
+    manifest: str = ""
+    """A data set of its own, in the place of ``data.manifest``."""
     train: list[str] = field(default_factory=lambda: ["queries", "connector", "transformer"])
     """Of queries, connector, transformer; the rest is frozen."""
     text: Text = "caption"
@@ -47,6 +52,9 @@ class DiffusionConfig:
     gradient_checkpointing: bool = False
     """Compute the DiT's activations again in the backward pass in place of keeping them: less memory, a third
     more time, the same numbers."""
+    micro_batch_size: int | None = None
+    """Clips of a forward and its backward; None: all that a process has of a batch.  Memory and speed
+    alone."""
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
@@ -57,6 +65,10 @@ class DiffusionConfig:
             raise ConfigError(f"drop must be in [0, 1]; got {self.drop}")
         if self.sigma_std < 0:
             raise ConfigError(f"sigma_std must be 0 or more; got {self.sigma_std}")
+        if self.micro_batch_size is not None and self.micro_batch_size < 1:
+            raise ConfigError(
+                f"micro_batch_size must be at least 1, or null for none; got {self.micro_batch_size}"
+            )
 
 
 def encode_clips(model: UnifiedModel, clips: Clips, path: Path) -> Tensor:
@@ -91,6 +103,8 @@ def prepare(model: UnifiedModel, config: DiffusionConfig) -> None:
     """What it trains has gradients, and it computes as it will in training."""
     model.train_only(*config.train)
     model.compute_dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    if config.precision == "bf16":
+        model.comprehension.to(torch.bfloat16)  # frozen, and by far the largest part
 
 
 def train_diffusion(
@@ -100,6 +114,7 @@ def train_diffusion(
     data: Mapping[str, Source],
     folder: Path,
     workers: int = 0,
+    ranks: Ranks | None = None,
 ) -> None:
     """Train parts of ``model`` in place.
 
@@ -110,58 +125,44 @@ def train_diffusion(
         data: 'train' and 'heldout'.
         folder: For metrics, the checkpoint, and the list of clips that cannot be used.
         workers: Threads that load clips ahead.
+        ranks: The processes that train together, each with the model.
 
     Raises:
         ConfigError: a scene without the text that is trained on; and as ``pretrain.loop.fit``.
     """
+    ranks = ranks or Ranks()
     if config.text == "caption" and config.drop < 1:
         check_captions(source.scene(row) for source in data.values() for row in range(len(source)))
     prepare(model, config)
     transformer: Any = model.transformer
     if config.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
-    template = TEMPLATES[config.text]
-    skipped = Skipped(folder / "skipped.jsonl")
+    skipped = Skipped(folder / "skipped.jsonl", writes=ranks.main)
+    flow = _Flow(model, config)
     heldout: list[Batch] = []
-    null: list[Tensor] = []
-
-    def loss_of(batch: Batch, generator: torch.Generator, drop: float) -> Tensor:
-        x0, n = batch.latents.to(model.device), len(batch.scenes)
-        geometry = geometry_of(model, batch.shape)
-        normal = torch.randn(n, generator=generator)
-        sigma = torch.sigmoid(config.sigma_mean + config.sigma_std * normal)
-        shift = _shift(model, geometry)
-        sigma = (shift * sigma / (1 + (shift - 1) * sigma)).to(model.device)
-        noise = torch.randn(x0.shape, generator=generator).to(model.device)
-        dropped = (torch.rand(n, generator=generator) < drop).to(model.device)
-        if batch.hidden is None:
-            texts = [text_of(scene, config.text) for scene in batch.scenes]
-            condition = model.encode_texts(texts, template=template)
-        else:
-            if not null:
-                null.append(model.read_texts([]))  # as frozen as the rest
-            condition = model.translate(torch.cat([batch.hidden.to(model.device), *null]))
-        return model.flow_loss(x0, sigma, noise, condition, dropped, geometry).mean()
 
     def heldout_loss() -> float:
         if not heldout:
-            heldout.extend(first_examples(data["heldout"], HELD_OUT_ROWS, skipped))
+            heldout.extend(first_examples(data["heldout"], HELD_OUT_ROWS, skipped, ranks))
         # The same noise each time: the curve then shows the model, not the draw.
         generator = torch.Generator().manual_seed(0)
         drop = 1.0 if config.drop == 1 else 0.0
         parts = [part for batch in heldout for part in batch.split(64)]
-        return torch.stack([loss_of(part, generator, drop) for part in parts]).mean().item()
+        own = [sum(value.item() for value in flow(part, generator, drop)) for part in parts]
+        whole = [sum(values) for values in zip(*ranks.exchange(own), strict=True)]
+        return torch.tensor(whole).mean().item()
 
-    batches = ClipBatches(data["train"], config.loop.batch_size, config.loop.seed, skipped, workers)
+    batches = ClipBatches(data["train"], config.loop.batch_size, config.loop.seed, skipped, workers, ranks)
     try:
         fit(
             name,
             {key: value for key, value in model.named_parameters() if value.requires_grad},
-            lambda batch, generator: loss_of(batch, generator, config.drop),
+            lambda batch, generator: flow(batch, generator, config.drop),
             heldout_loss,
             batches,
             config.loop,
             folder,
+            ranks,
         )
     finally:
         batches.close()
@@ -169,6 +170,54 @@ def train_diffusion(
     model.compute_dtype = torch.float32
     if config.gradient_checkpointing:
         transformer.disable_gradient_checkpointing()
+
+
+class _Flow:
+    """The flow-matching loss of a batch, as far as it is in this process."""
+
+    def __init__(self, model: UnifiedModel, config: DiffusionConfig) -> None:
+        self.model, self.config = model, config
+        self._null: Tensor | None = None
+
+    def __call__(self, batch: Batch, generator: torch.Generator, drop: float) -> Iterator[Tensor]:
+        """Micro-batch by micro-batch a scalar; over all processes they sum to the mean over the batch's B.
+
+        Whatever is drawn is drawn for all B, so that no number depends on who has which.
+
+        Args:
+            batch: with b of B examples.
+            generator: in the same state in every process.
+            drop: the share whose text is dropped.
+        """
+        model, config, n = self.model, self.config, batch.total
+        geometry = geometry_of(model, batch.shape)
+        transformer: Any = model.transformer
+        normal = torch.randn(n, generator=generator)
+        sigma = torch.sigmoid(config.sigma_mean + config.sigma_std * normal)
+        shift = _shift(model, geometry)
+        sigma = shift * sigma / (1 + (shift - 1) * sigma)
+        size = n, model.grid(geometry).num_tokens, transformer.config["in_channels"]
+        noise = torch.randn(size, generator=generator)
+        dropped = torch.rand(n, generator=generator) < drop
+        own = torch.arange(len(batch.scenes))
+        for rows in own.split(config.micro_batch_size or max(len(own), 1)):
+            part = batch.take(rows)
+            if part.latents is None:
+                return
+            x0, here = part.latents.to(model.device), part.here
+            at, with_noise, without_text = (value[here].to(model.device) for value in (sigma, noise, dropped))
+            condition = self._condition(part)
+            losses = model.flow_loss(x0, at, with_noise, condition, without_text, geometry)
+            yield losses.sum() / n
+
+    def _condition(self, batch: Batch) -> Condition:
+        model = self.model
+        if batch.hidden is None:
+            texts = [text_of(scene, self.config.text) for scene in batch.scenes]
+            return model.encode_texts(texts, template=TEMPLATES[self.config.text])
+        if self._null is None:
+            self._null = model.read_texts([])  # as frozen as the rest
+        return model.translate(torch.cat([batch.hidden.to(model.device), self._null]))
 
 
 def _shift(model: UnifiedModel, geometry: Geometry | None = None) -> float:

@@ -2,15 +2,19 @@
 
 A stage is stopped and started again at will: batches are a function of (seed, step), or the checkpoint says
 how far their source is, so a resumed stage goes on with exactly the batches that the straight one would see.
+
+Of several processes each has the loss of its own part of a batch; the parts' gradients are added up, and each
+then steps alike.  Process 0 writes.
 """
 
 import io
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal, Protocol
 
 import torch
@@ -20,16 +24,24 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from pretrain.checkpoint import Checkpoint
+from rlnsp.distributed import RankEnded, Ranks
 from rlnsp.eight_bit import adamw_8bit
 from rlnsp.ema import EMA
 from rlnsp.interruption import Interrupted, Interruption
 from rlnsp.metrics import MetricsFile
+from rlnsp.optimisation import compare
 from rlnsp.settings import ConfigError
 
-Loss = Callable[[Any, torch.Generator], Tensor]
+Loss = Callable[[Any, torch.Generator], Iterable[Tensor]]
+"""(batch, generator) -> scalars whose sum, over all processes, is the loss; each is differentiated before the
+next is computed."""
 
 HELD_OUT_ROWS = 256
 """Clips that a held-out loss is taken over, at most."""
+COMPARED = 10
+"""The first steps after which several processes compare their weights."""
+PIECE = 2**26
+"""Numbers of a gradient that processes exchange at a time: the copy that travels is on the CPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +50,7 @@ class LoopConfig:
 
     steps: int = 1000
     batch_size: int = 64
-    """Clips a step."""
+    """Clips a step, of all processes."""
     optimizer: Literal["adamw", "adamw_8bit", "prodigy"] = "adamw"
     """``adamw_8bit``: with two bytes of state a parameter, not eight; by bitsandbytes."""
     learning_rate: float = 1e-3
@@ -128,6 +140,7 @@ def fit(
     data: int | Batches,
     config: LoopConfig,
     folder: Path,
+    ranks: Ranks | None = None,
 ) -> None:
     """Train ``parameters`` in place; on return they hold the final (or averaged) weights.
 
@@ -136,96 +149,181 @@ def fit(
     Args:
         name: Of the stage, for the progress bar.
         parameters: By name; the names are the checkpoint's.
-        loss: (batch, generator) -> scalar loss.
-        heldout_loss: Measured without gradient, with the averaged weights in place where there is an average.
+        loss: See ``Loss``.
+        heldout_loss: Measured without gradient, with the averaged weights in place where there is an average;
+            the same in every process.
         data: Batches; or the number of rows, of which row indices (B,) are then drawn.
         folder: Gets metrics.jsonl and checkpoint.safetensors.
+        ranks: The processes that train together.
 
     Raises:
         ConfigError: the folder's checkpoint is of another stage, model or config.
         FloatingPointError: the loss or its gradient is no finite number.
         Interrupted: it was stopped; the same call goes on.
+        RankEnded: another process was; the same.
+        TrainingFailed: the processes' weights have come apart.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    values = list(parameters.values())
     batches = RowBatches(data, config.batch_size, config.seed) if isinstance(data, int) else data
     about = {"num_rows": data} if isinstance(data, int) else {}
-    optimizer = _optimizer(values, config)
-    # The weights start untrained: they must not linger in the average.
-    ema = EMA(parameters, config.ema_decay, warmup=True) if config.ema_decay else None
-    checkpoint = Checkpoint(
-        path=folder / "checkpoint.safetensors",
-        stage=name,
-        settings={"loop": asdict(config), **about},
-        parameters=parameters,
-        ema=ema,
-        optimizer=optimizer,
-    )
-    step, record = checkpoint.load()
-    batches.restore(record.get("batches", {}))
-    running, began = record.get("loss"), time.monotonic() - record.get("seconds", 0.0)
-    metrics = MetricsFile(folder / "metrics.jsonl", counter="step")
-    metrics.forget_after(step)
-
-    def save() -> None:
-        record = {"loss": running, "seconds": time.monotonic() - began, "batches": batches.state()}
-        checkpoint.save(step, record)
-
-    with Interruption() as interruption, _progress() as progress:
-        task = progress.add_task(name, total=config.steps, completed=step, note="")
-        try:
-            while step < config.steps:
-                with interruption.held():
-                    value, norm = _update(name, step, values, optimizer, loss, batches, config)
-                    if ema is not None:
-                        ema.update()
-                    step += 1
-                    running = value if running is None else 0.98 * running + 0.02 * value
-                    progress.update(task, advance=1, note=f"loss {running:.4f}")
-                    last = step == config.steps
-                    if last or step % config.evaluate_every == 0:
-                        with ema.applied() if ema else nullcontext(), torch.no_grad():
-                            heldout = heldout_loss()
-                        row = {"step": step, "loss": running, "heldout_loss": heldout, "grad_norm": norm}
-                        metrics.append(row | {"seconds": round(time.monotonic() - began, 1)})
-                        line = f"{name} {step}/{config.steps}: loss {running:.4f}, held-out {heldout:.4f}"
-                        progress.console.print(line)
-                    # After the last step too: a stage killed before its mark is there must not train twice.
-                    if last or step % config.save_every == 0:
-                        save()
-        except Interrupted:
-            with interruption.held():  # asked twice, it still finishes this
-                save()
-            raise
-    if ema is not None:
-        ema.put()
+    fitting = _Fitting(name, parameters, loss, batches, config, folder, about, ranks or Ranks())
+    fitting.run(heldout_loss)
+    if fitting.ema is not None:
+        fitting.ema.put()
 
 
-def _update(
-    name: str,
-    step: int,
-    values: list[Parameter],
-    optimizer: torch.optim.Optimizer,
-    loss: Loss,
-    batches: Batches,
-    config: LoopConfig,
-) -> tuple[float, float]:
-    """Step ``step``; its loss and the gradient's norm before clipping."""
-    for group in optimizer.param_groups:
-        group["lr"] = config.learning_rate * config.scale(step) * group["factor"]
-    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-    value = loss(batches.next(step), generator)
-    if not torch.isfinite(value):
-        raise FloatingPointError(f"{name}: the loss is {value.item()} at step {step}; lower learning_rate")
-    value.backward()
-    norm = torch.nn.utils.clip_grad_norm_(values, config.max_grad_norm)
-    if not torch.isfinite(norm):
-        raise FloatingPointError(
-            f"{name}: the gradient's norm is {norm.item()} at step {step}; lower learning_rate"
+class _Fitting:
+    """What a stage is between two steps."""
+
+    def __init__(
+        self,
+        name: str,
+        parameters: dict[str, Parameter],
+        loss: Loss,
+        batches: Batches,
+        config: LoopConfig,
+        folder: Path,
+        about: Mapping[str, Any],
+        ranks: Ranks,
+    ) -> None:
+        if config.batch_size < ranks.count:
+            raise ConfigError(
+                f"loop.batch_size is {config.batch_size}, but of {ranks.count} processes each has a part of "
+                "the batch: raise it, or start fewer"
+            )
+        self.name, self.parameters, self.loss, self.batches = name, parameters, loss, batches
+        self.config, self.ranks = config, ranks
+        self.optimizer = _optimizer(list(parameters.values()), config)
+        # The weights start untrained: they must not linger in the average.
+        self.ema = EMA(parameters, config.ema_decay, warmup=True) if config.ema_decay else None
+        if ranks.main:
+            folder.mkdir(parents=True, exist_ok=True)
+        self.checkpoint = Checkpoint(
+            path=folder / "checkpoint.safetensors",
+            stage=name,
+            settings={"loop": asdict(config), **about},
+            parameters=parameters,
+            ema=self.ema,
+            optimizer=self.optimizer,
         )
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return value.item(), norm.item()
+        self.step, record = self.checkpoint.load()
+        if len(set(ranks.exchange(self.step))) > 1:
+            raise ConfigError(
+                f"{folder}: the processes do not see the same checkpoint there: let all write to one disk"
+            )
+        batches.restore(record.get("batches", {}))
+        self.place = batches.state()
+        """After the steps done: a step that is cut short has taken its batch already."""
+        self.running: float | None = record.get("loss")
+        self.norm: float = record.get("norm", 0.0)
+        self.saved, self.evaluated = self.step, record.get("evaluated", self.step)
+        self.began, self.compared = time.monotonic() - record.get("seconds", 0.0), 0
+        self.metrics = MetricsFile(folder / "metrics.jsonl", counter="step")
+        if ranks.main:
+            self.metrics.forget_after(min(self.step, self.evaluated))
+
+    def run(self, heldout_loss: Callable[[], float]) -> None:
+        """All steps that are left."""
+        config, ranks = self.config, self.ranks
+        before = ranks.held
+        with Interruption() as interruption, _progress(disable=not ranks.main) as progress:
+            task = progress.add_task(self.name, total=config.steps, completed=self.step, note="")
+            ranks.held = interruption.held
+            try:
+                with interruption.held():
+                    self._conclude(heldout_loss, progress)  # where it was stopped before
+                while self.step < config.steps:
+                    with interruption.held():
+                        self._update()
+                        progress.update(task, advance=1, note=f"loss {self.running:.4f}")
+                        self._conclude(heldout_loss, progress)
+            except Interrupted as error:
+                with interruption.ignored():  # asked twice, it still finishes this
+                    self._save()
+                    ranks.leave("interrupted", error.exit_code)
+                raise
+            except RankEnded:
+                with interruption.ignored():
+                    self._save()
+                raise
+            finally:
+                ranks.held = before
+
+    def _conclude(self, heldout_loss: Callable[[], float], progress: Progress) -> None:
+        """What is to do after the step that was done last, unless it is done."""
+        config, step = self.config, self.step
+        last = step == config.steps
+        if self.evaluated < step and (last or step % config.evaluate_every == 0):
+            with self.ema.applied() if self.ema else nullcontext(), torch.no_grad():
+                heldout = heldout_loss()
+            row = {"step": step, "loss": self.running, "heldout_loss": heldout, "grad_norm": self.norm}
+            self.evaluated = step
+            if self.ranks.main:
+                self.metrics.append(row | {"seconds": round(time.monotonic() - self.began, 1)})
+                line = f"{self.name} {step}/{config.steps}: loss {self.running:.4f}, held-out {heldout:.4f}"
+                progress.console.print(line)
+        # After the last step too: a stage killed before its mark is there must not train twice.
+        if self.saved < step and (last or step % config.save_every == 0):
+            self._save()
+
+    def _save(self) -> None:
+        self.saved = self.step
+        if self.ranks.main:
+            record = {"loss": self.running, "norm": self.norm, "evaluated": self.evaluated}
+            record |= {"seconds": time.monotonic() - self.began, "batches": self.place}
+            self.checkpoint.save(self.step, record)
+
+    def _update(self) -> None:
+        """One step."""
+        config, step, ranks, values = self.config, self.step, self.ranks, [*self.parameters.values()]
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate * config.scale(step) * group["factor"]
+        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+        self.optimizer.zero_grad(set_to_none=True)  # of a step that was cut short
+        own = 0.0
+        for part in self.loss(self.batches.next(step), generator):
+            own += part.item()
+            part.backward()
+        said = ranks.exchange({"loss": own, "used": [one.grad is not None for one in values]})
+        value = sum(one["loss"] for one in said)
+        if not math.isfinite(value):
+            raise FloatingPointError(f"{self.name}: the loss is {value} at step {step}; lower learning_rate")
+        used = [any(flags) for flags in zip(*(one["used"] for one in said), strict=True)]
+        for piece in _pieces([_grad(one) for one, has in zip(values, used, strict=True) if has]):
+            ranks.add_up(piece)
+        norm = torch.nn.utils.clip_grad_norm_(values, config.max_grad_norm)
+        if not torch.isfinite(norm):
+            raise FloatingPointError(
+                f"{self.name}: the gradient's norm is {norm.item()} at step {step}; lower learning_rate"
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.ema is not None:
+            self.ema.update()
+        self.step, self.norm, self.place = step + 1, norm.item(), self.batches.state()
+        self.running = value if self.running is None else 0.98 * self.running + 0.02 * value
+        if self.compared < COMPARED:
+            self.compared += 1
+            weights: Any = SimpleNamespace(named_trainable=self.parameters.items)
+            compare(ranks, weights, f"{self.name}: after step {self.step}")
+
+
+def _grad(parameter: Parameter) -> Tensor:
+    """Its gradient; zero where only other processes' examples reach it."""
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad
+
+
+def _pieces(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """In order, of ``PIECE`` numbers or a single larger tensor."""
+    piece: list[Tensor] = []
+    for tensor in tensors:
+        if piece and sum(one.numel() for one in piece) + tensor.numel() > PIECE:
+            yield piece
+            piece = []
+        piece.append(tensor)
+    if piece:
+        yield piece
 
 
 def _optimizer(values: list[Parameter], config: LoopConfig) -> torch.optim.Optimizer:
@@ -245,6 +343,6 @@ def _optimizer(values: list[Parameter], config: LoopConfig) -> torch.optim.Optim
     return torch.optim.AdamW(groups, **rates, fused=True)
 
 
-def _progress() -> Progress:
+def _progress(*, disable: bool) -> Progress:
     text = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    return Progress(*text, TextColumn("{task.fields[note]}"), TimeRemainingColumn())
+    return Progress(*text, TextColumn("{task.fields[note]}"), TimeRemainingColumn(), disable=disable)

@@ -12,17 +12,25 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from pretrain.batches import Skipped
+from pretrain.skipped import Skipped
 from pretrain.sources import Precomputed, Videos
 from pretrain.tensor_shards import Made, TensorShards
 from rlnsp.dataset.video import UnusableVideo
+from rlnsp.distributed import Ranks
 from rlnsp.types import Scene
 
 ROWS_A_FILE = 256
 """At the paper's size a file of latents has 460 MB."""
 
 
-def precomputed(videos: Videos, folder: Path, stage: str, skipped: Skipped, console: Console) -> Precomputed:
+def precomputed(
+    videos: Videos,
+    folder: Path,
+    stage: str,
+    skipped: Skipped,
+    console: Console,
+    ranks: Ranks | None = None,
+) -> Precomputed:
     """The same examples as ``videos`` has, of shards in ``folder``, which are made if they are not there.
 
     Args:
@@ -31,26 +39,33 @@ def precomputed(videos: Videos, folder: Path, stage: str, skipped: Skipped, cons
         stage: The sub-stage, on which the texts and the queries depend.
         skipped: Gets what cannot be used.
         console: For the progress.
+        ranks: The processes that make files, each others.
 
     Raises:
         ConfigError: shards that were made of other clips or by another model.
+        RankEnded: another process has ended.
     """
+    ranks = ranks or Ranks()
     model, n = videos.model, len(videos)
     rows = digest_of_rows(videos.scenes)
-    size = {"num_frames": model.geometry.num_frames, "fps": model.geometry.fps, "shapes": videos.shapes}
-    latents = TensorShards(
-        folder / "latents", n, {"rows": rows, "vae": digest_of(model.vae.state_dict()), **size}, ROWS_A_FILE
-    )
+    size = {
+        "num_frames": model.geometry.num_frames,
+        "fps": model.geometry.fps,
+        "shapes": videos.sizes,
+        "notes": "frames, height, width",
+    }
+    about = {"rows": rows, "vae": digest_of(model.vae.state_dict()), **size}
+    latents = TensorShards(folder / "latents", n, about, ROWS_A_FILE, ranks)
 
     def encoded(row: int) -> Made:
         try:
             frames = videos.load(row)
         except UnusableVideo as error:
-            skipped.add(videos.scene(row), error)
             return None, {"kind": error.kind, "why": str(error)}
-        return model.encode_frames(frames[None])[0], {"shape": frames.shape[1:3]}
+        return model.encode_frames(frames[None])[0], {"shape": frames.shape[:3]}
 
-    _fill(latents, encoded, f"latents of {folder.name}", console)
+    for row, note in _fill(latents, encoded, f"latents of {folder.name}", console):
+        skipped.add(videos.scene(row), UnusableVideo(note["kind"], note["why"]))
     hidden = None
     if not model.connector.queries.requires_grad:
         about = {
@@ -60,7 +75,7 @@ def precomputed(videos: Videos, folder: Path, stage: str, skipped: Skipped, cons
             "comprehension": digest_of(model.comprehension.state_dict()),
             "queries": digest_of({"queries": model.connector.queries}),
         }
-        hidden = TensorShards(folder / f"conditions-{stage}", n, about, ROWS_A_FILE)
+        hidden = TensorShards(folder / f"conditions-{stage}", n, about, ROWS_A_FILE, ranks)
         _fill(hidden, lambda row: (videos.hidden(row), {}), f"conditions of {folder.name}", console)
     return Precomputed(videos, latents, hidden)
 
@@ -86,8 +101,12 @@ def digest_of(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _fill(shards: TensorShards, make: Callable[[int], Made], what: str, console: Console) -> None:
+def _fill(
+    shards: TensorShards, make: Callable[[int], Made], what: str, console: Console
+) -> list[tuple[int, Mapping[str, Any]]]:
+    """See ``TensorShards.fill``."""
     text = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    with Progress(*text, TimeRemainingColumn(), console=console) as progress:
+    disable = not shards.ranks.main
+    with Progress(*text, TimeRemainingColumn(), console=console, disable=disable) as progress:
         task = progress.add_task(what, total=shards.num_rows)
-        shards.fill(make, lambda rows: progress.update(task, completed=rows))
+        return shards.fill(make, lambda rows: progress.update(task, completed=rows))

@@ -14,15 +14,19 @@ from torch import Tensor
 from policies.latents import Geometry
 from policies.unified.comprehension import CAPTION, NEXT_SCENE
 from policies.unified.model import UnifiedModel
-from pretrain.batches import Example, Shape, Skipped
 from pretrain.clips import Clips
+from pretrain.examples import Example, Shape
+from pretrain.pictures import is_picture, sample_picture
 from pretrain.sampling import sample_clip
+from pretrain.skipped import Skipped
 from pretrain.tensor_shards import TensorShards
 from rlnsp.dataset.safety import Limits
 from rlnsp.dataset.video import UnusableVideo
 from rlnsp.settings import ConfigError
 from rlnsp.types import Scene
 
+Size = tuple[int, int]
+"""(H, W) pixels."""
 Text = Literal["caption", "context"]
 """What the model reads: the clip's own caption, or the scene before it."""
 TEMPLATES = {"caption": CAPTION, "context": NEXT_SCENE}
@@ -38,7 +42,7 @@ class InMemory:
 
     def __init__(self, clips: Clips, latents: Tensor) -> None:
         self.clips, self.latents = clips, latents
-        self.shape: Shape = (clips.frames.shape[2], clips.frames.shape[3])
+        self.shape: Shape = (clips.frames.shape[1], clips.frames.shape[2], clips.frames.shape[3])
 
     def __len__(self) -> int:
         return len(self.clips.scenes)
@@ -57,25 +61,25 @@ class InMemory:
 
 
 class Videos:
-    """Videos, decoded, cut to size and encoded each time they are needed."""
+    """Videos and pictures, decoded, cut to size and encoded each time they are needed."""
 
     def __init__(
         self,
         scenes: Sequence[Scene],
         model: UnifiedModel,
-        shapes: Sequence[Shape],
+        sizes: Sequence[Size],
         limits: Limits,
         text: Text,
     ) -> None:
-        """Of the model's number of frames and rate; ``text`` is what the model reads.
+        """Of the model's number of frames and rate, a picture of one frame; ``text`` is what the model reads.
 
         Raises:
-            ConfigError: the VAE does not divide one of the shapes.
+            ConfigError: the VAE does not divide one of the sizes.
         """
-        self.scenes, self.model, self.shapes, self.limits = scenes, model, shapes, limits
+        self.scenes, self.model, self.sizes, self.limits = scenes, model, sizes, limits
         self.text: Text = text
-        for shape in shapes:
-            model.grid(geometry_of(model, shape))
+        for height, width in sizes:
+            model.grid(geometry_of(model, (model.geometry.num_frames, height, width)))
 
     def __len__(self) -> int:
         return len(self.scenes)
@@ -86,12 +90,12 @@ class Videos:
 
     def load(self, row: int) -> NDArray[np.uint8]:
         """(F, H, W, 3)."""
-        return load_clip(self.scene(row), self.model.geometry, self.shapes, self.limits)
+        return load_clip(self.scene(row), self.model.geometry, self.sizes, self.limits)
 
     def example(self, row: int, loaded: NDArray[np.uint8]) -> Example:
         """Each alone, so that its numbers do not depend on which others are in its batch."""
         latents = self.model.encode_frames(loaded[None])[0].cpu()
-        shape = loaded.shape[1], loaded.shape[2]
+        shape = loaded.shape[0], loaded.shape[1], loaded.shape[2]
         return Example(scene=self.scene(row), shape=shape, latents=latents, hidden=self.hidden(row))
 
     def hidden(self, row: int) -> Tensor | None:
@@ -126,7 +130,8 @@ class Precomputed:
         if latents is None:
             raise UnusableVideo(note["kind"], note["why"])
         hidden = self.hidden.read(row)[0] if self.hidden is not None else None
-        shape = note["shape"][0], note["shape"][1]
+        frames, height, width = note["shape"]
+        shape = frames, height, width
         return Example(scene=self.scene(row), shape=shape, latents=latents, hidden=hidden)
 
     def example(self, row: int, loaded: Example) -> Example:
@@ -135,13 +140,12 @@ class Precomputed:
 
 
 def geometry_of(model: UnifiedModel, shape: Shape) -> Geometry:
-    """The model's, of another height and width."""
-    own = model.geometry
-    return Geometry(num_frames=own.num_frames, height=shape[0], width=shape[1], fps=own.fps)
+    """Of clips of a shape, at the model's rate."""
+    return Geometry(num_frames=shape[0], height=shape[1], width=shape[2], fps=model.geometry.fps)
 
 
-def load_clip(scene: Scene, geometry: Geometry, shapes: Sequence[Shape], limits: Limits) -> NDArray[np.uint8]:
-    """A scene's clip (F, H, W, 3) in the nearest of the shapes.
+def load_clip(scene: Scene, geometry: Geometry, sizes: Sequence[Size], limits: Limits) -> NDArray[np.uint8]:
+    """A scene's clip (F, H, W, 3) in the nearest of the sizes; F is 1 of a picture.
 
     Raises:
         UnusableVideo: it cannot be used.
@@ -149,7 +153,9 @@ def load_clip(scene: Scene, geometry: Geometry, shapes: Sequence[Shape], limits:
     path = scene.video or Path()
     if scene.video is None:
         raise UnusableVideo("missing", "has no video")
-    return sample_clip(path, geometry.num_frames, geometry.fps, shapes, limits)
+    if is_picture(path):
+        return sample_picture(path, sizes, limits)
+    return sample_clip(path, geometry.num_frames, geometry.fps, sizes, limits)
 
 
 def usable_clips(scenes: Sequence[Scene], geometry: Geometry, limits: Limits, skipped: Path) -> Clips:
@@ -162,11 +168,14 @@ def usable_clips(scenes: Sequence[Scene], geometry: Geometry, limits: Limits, sk
     shape = geometry.height, geometry.width
     for scene in scenes:
         try:
-            frames.append(load_clip(scene, geometry, [shape], limits))
+            clip = load_clip(scene, geometry, [shape], limits)
+            if len(clip) != geometry.num_frames:
+                raise UnusableVideo("too short", "is a picture, where clips are needed")
         except UnusableVideo as error:
             listed.add(scene, error)
         else:
             kept.append(scene)
+            frames.append(clip)
     if not kept:
         raise ConfigError(f"no clip can be used; {skipped} has the reasons")
     return Clips(scenes=kept, frames=np.stack(frames), fps=geometry.fps)

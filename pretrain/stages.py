@@ -4,8 +4,8 @@ Each stage writes what it made into ``OUTPUT/policy`` and its curves into ``OUTP
 is there is done, so the same command again goes on where it was stopped.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,114 +13,89 @@ import torch
 from diffusers.models.transformers.transformer_ltx import LTXVideoTransformer3DModel
 
 from policies.files import check_part
-from policies.latents import Geometry
-from policies.ltx import ltx_scheduler
 from policies.settings import Source
 from policies.unified import files, weights
-from policies.unified.connector import NORM_WEIGHT, SCALE, Connector, new_connector, with_added_queries
 from policies.unified.policy import Unified
-from pretrain.comprehension import ComprehensionConfig, train_comprehension
-from pretrain.diffusion import DiffusionConfig, check_captions, prepare, train_diffusion
-from pretrain.vae import VAEConfig, train_vae
-from pretrain.work import CONSOLE, RESERVED, DataConfig, Work
+from pretrain.diffusion import DiffusionConfig, prepare, train_diffusion
+from pretrain.parts import connector_with, make_comprehension, make_initial, make_vae
+from pretrain.settings import BEFORE, PretrainConfig, SFTConfig
+from pretrain.work import CONSOLE, DataConfig, Work
+from rlnsp.distributed import Ranks
+from rlnsp.pretrained import device_of
 from rlnsp.settings import ConfigError
 
 __all__ = ["CONSOLE", "DataConfig", "PretrainConfig", "SFTConfig", "check_start", "pretrain", "sft"]
 
-BEFORE = ("comprehension", "vae", "initial")
-"""The stages before the text-to-video ones; the first two do not build on each other."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class TransformerConfig:
-    """The size of a fresh ``LTXVideoTransformer3DModel``, and of the connector into it."""
-
-    layers: int = 6
-    heads: int = 4
-    head_dim: int = 32
-    caption_channels: int = 128
-    num_queries: int = 16
-    seed: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class PretrainConfig:
-    """``rlnsp pretrain``: comprehension, VAE, then text-to-video sub-stages in order."""
-
-    data: DataConfig = field(default_factory=DataConfig)
-    geometry: Geometry = field(default_factory=lambda: Geometry(num_frames=9, height=64, width=64, fps=8.0))
-    comprehension: ComprehensionConfig = field(default_factory=ComprehensionConfig)
-    vae: VAEConfig = field(default_factory=VAEConfig)
-    transformer: TransformerConfig = field(default_factory=TransformerConfig)
-    text_to_video: dict[str, DiffusionConfig] = field(default_factory=dict)
-    """Sub-stages by name, in order."""
-    threads: int = 2
-
-    def __post_init__(self) -> None:
-        for name in self.text_to_video:
-            if name in (*BEFORE, *RESERVED) or not name.isidentifier():
-                raise ConfigError(
-                    f"text_to_video.{name}: a sub-stage gets a folder of its name in the output; give it "
-                    f"a plain word other than {', '.join((*BEFORE, *RESERVED))}"
-                )
-        self.vae.check_geometry(self.geometry)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SFTConfig:
-    """``rlnsp sft``: a policy folder learns next-scene pairs."""
-
-    data: DataConfig = field(default_factory=DataConfig)
-    added_queries: str = ""
-    """A text of which each token becomes one more latent query, after those that the policy has: what the
-    comprehension model would say next after these words, the DiT gets to see.  Prompt tuning that starts from
-    a text (arXiv 2104.08691, section 3.2)."""
-    sft: DiffusionConfig = field(default_factory=lambda: DiffusionConfig(text="context"))
-    threads: int = 2
-
-
-def pretrain(config: PretrainConfig, output: Path) -> Path:
+def pretrain(config: PretrainConfig, output: Path, ranks: Ranks | None = None) -> Path:
     """Run every stage that is not done yet; returns the policy folder.
+
+    Args:
+        config: checked.
+        output: the folder; of several processes all see it.
+        ranks: the processes that do it together.
 
     Raises:
         ConfigError: unusable clips, or a stage that was done or begun with other settings.
         Interrupted: stopped; the same call goes on.
+        RankEnded: another process was stopped, or failed.
     """
     _prepare(config.threads)
     reads_context = any(stage.text == "context" for stage in config.text_to_video.values())
-    work = Work(output, config.data, config.geometry, need_context=reads_context)
+    manifests = _manifests(config.text_to_video.values(), config.data)
+    if config.parts.comprehension.path is None or config.parts.vae.path is None:
+        manifests.append(config.data.manifest)
+    work = Work(
+        output, config.data, config.geometry, need_context=reads_context, manifests=manifests, ranks=ranks
+    )
     work.check_order([*BEFORE, *config.text_to_video], independent=2)
     asked = {"data": config.data.identity(), "geometry": asdict(config.geometry)}
-    comprehension, vae = {"comprehension": asdict(config.comprehension)}, {"vae": asdict(config.vae)}
+    comprehension = {"comprehension": _asked(config.comprehension, config.parts.comprehension)}
+    vae = {"vae": _asked(config.vae, config.parts.vae)}
     if not work.done("comprehension", asked | comprehension):
         with work.stage("comprehension", asked | comprehension) as folder:
-            check_captions([*work.train.scenes, *work.heldout.scenes])
-            made = train_comprehension(config.comprehension, work.train, work.heldout, folder)
-            weights.save_policy(
-                work.policy, geometry=config.geometry, comprehension=made, rest_from=work.rest
-            )
+            make_comprehension(config, work, folder)
     if not work.done("vae", asked | vae):
         with work.stage("vae", asked | vae) as folder:
-            trained = train_vae(config.vae, work.train, work.heldout, folder)
-            weights.save_policy(work.policy, geometry=config.geometry, vae=trained, rest_from=work.rest)
-    asked |= comprehension | vae | {"transformer": asdict(config.transformer)}
+            make_vae(config, work, folder)
+    # The connector is made here, whatever comes ready.
+    connector = {"num_queries": config.transformer.num_queries, "seed": config.transformer.seed}
+    transformer = _asked(config.transformer, config.parts.transformer) | connector
+    asked |= comprehension | vae | {"transformer": transformer}
+    if config.parts.scheduler.path is not None:
+        asked["scheduler"] = asdict(config.parts.scheduler)
     if not work.done("initial", asked):
         with work.stage("initial", asked):
-            _initial(config, work)
-    _diffusion(config.text_to_video, work, asked)
+            if work.ranks.main:
+                make_initial(config, work)
+    _diffusion(config.text_to_video, work, asked, config.device)
     return work.policy
 
 
-def sft(config: SFTConfig, start: Path, output: Path) -> Path:
+def sft(config: SFTConfig, start: Path, output: Path, ranks: Ranks | None = None) -> Path:
     """Fine-tune the policy at ``start`` on next-scene pairs; returns the new policy folder.
+
+    Args:
+        config: checked.
+        start: a policy folder.
+        output: as ``pretrain``; and so is ``ranks``.
+        ranks: the processes that do it together.
 
     Raises:
         ConfigError: as ``pretrain``; or ``start`` is no whole policy folder.
         Interrupted: stopped; the same call goes on.
+        RankEnded: another process was stopped, or failed.
     """
     _prepare(config.threads)
     geometry = weights.geometry_of(start)
-    work = Work(output, config.data, geometry, need_context=config.sft.text == "context")
+    work = Work(
+        output,
+        config.data,
+        geometry,
+        need_context=config.sft.text == "context",
+        manifests=_manifests([config.sft], config.data),
+        ranks=ranks,
+    )
     work.check_order(["given", "sft"])
     asked = {
         "policy": str(start.resolve()),
@@ -129,9 +104,10 @@ def sft(config: SFTConfig, start: Path, output: Path) -> Path:
     }
     if not work.done("given", asked):
         with work.stage("given", asked):
-            connector = _with_added_queries(start, config.added_queries)
-            weights.save_policy(work.policy, geometry=geometry, connector=connector, rest_from=start)
-    _diffusion({"sft": config.sft}, work, asked)
+            if work.ranks.main:
+                connector = connector_with(start, config.added_queries)
+                weights.save_policy(work.policy, geometry=geometry, connector=connector, rest_from=start)
+    _diffusion({"sft": config.sft}, work, asked, config.device)
     return work.policy
 
 
@@ -155,65 +131,36 @@ def _prepare(threads: int) -> None:
     torch.set_flush_denormal(True)
 
 
-def _initial(config: PretrainConfig, work: Work) -> None:
-    """A fresh DiT, connector and LTX's schedule beside the trained comprehension model and VAE."""
-    size = config.transformer
-    torch.manual_seed(size.seed)
-    channels = config.vae.latent_channels
-    transformer = LTXVideoTransformer3DModel(
-        in_channels=channels,
-        out_channels=channels,
-        num_layers=size.layers,
-        num_attention_heads=size.heads,
-        attention_head_dim=size.head_dim,
-        cross_attention_dim=size.heads * size.head_dim,
-        caption_channels=size.caption_channels,
-    )
-    # LTX-Video's own DiT knows text of this size from its training; a fresh one would hardly hear it.
-    transformer.caption_projection.linear_1.weight.data.div_(NORM_WEIGHT * SCALE)
-    reader = weights.load_comprehension(Source(path=str(work.policy / "comprehension")))
-    connector = new_connector(
-        num_queries=size.num_queries,
-        width=reader.width,
-        out=size.caption_channels,
-        seed=size.seed,
-        vocabulary=reader.model.get_input_embeddings().get_parameter("weight"),
-    )
-    weights.save_policy(
-        work.policy,
-        geometry=config.geometry,
-        transformer=transformer,
-        scheduler=ltx_scheduler(),
-        connector=connector,
-        rest_from=work.policy,
-    )
+def _manifests(stages: Iterable[DiffusionConfig], data: DataConfig) -> list[str]:
+    return [stage.manifest or data.manifest for stage in stages]
 
 
-def _with_added_queries(start: Path, text: str) -> Connector:
-    connector = weights.load_connector(Source(path=str(start / "connector")))
-    if not text:
-        return connector
-    reader = weights.load_comprehension(Source(path=str(start / "comprehension")))
-    return with_added_queries(connector, reader.embeddings(text))
+def _asked(made: Any, given: Source) -> dict[str, Any]:
+    """What a part depends on: where it comes from, or how it is made."""
+    return asdict(made) if given.path is None else asdict(given)
 
 
-def _diffusion(stages: Mapping[str, DiffusionConfig], work: Work, asked: Mapping[str, Any]) -> None:
+def _diffusion(
+    stages: Mapping[str, DiffusionConfig], work: Work, asked: Mapping[str, Any], device: str
+) -> None:
     for name, stage in stages.items():
         # Each builds on all that came before it, and is known by the settings of all that.
         asked = {**asked, name: asdict(stage)}
         if work.done(name, asked):
             continue
         with work.stage(name, asked) as folder:
-            model = weights.load_model(Unified.Config(folder=str(work.policy), device="cpu"))
+            model = weights.load_model(Unified.Config(folder=str(work.policy)))
+            model.place(device_of(device))
             prepare(model, stage)  # on which it depends what can be computed before
             sources = work.sources(model, name, stage, folder)
-            train_diffusion(name, stage, model, sources, folder, work.workers)
+            train_diffusion(name, stage, model, sources, folder, work.workers, work.ranks)
             work.tell_skipped(folder)
             assert isinstance(model.transformer, LTXVideoTransformer3DModel)
-            weights.save_policy(
-                work.policy,
-                geometry=model.geometry,
-                transformer=model.transformer,
-                connector=model.connector,
-                rest_from=work.policy,
-            )
+            if work.ranks.main:
+                weights.save_policy(
+                    work.policy,
+                    geometry=model.geometry,
+                    transformer=model.transformer,
+                    connector=model.connector,
+                    rest_from=work.policy,
+                )

@@ -116,7 +116,7 @@ def train_vae(config: VAEConfig, train: Clips, heldout: Clips, folder: Path) -> 
     fit(
         "vae",
         dict(vae.named_parameters()),
-        lambda rows, generator: loss_of(train.frames[rows.numpy()], generator),
+        lambda rows, generator: [loss_of(train.frames[rows.numpy()], generator)],
         heldout_loss,
         len(train.scenes),
         config.loop,

@@ -1,5 +1,6 @@
 """The output folder of a command: its data, the stages done and their settings, the policy so far."""
 
+import hashlib
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,18 +13,21 @@ from rich.console import Console
 
 from policies.latents import Geometry
 from policies.unified.model import UnifiedModel
-from pretrain.batches import Skipped, Source
 from pretrain.clips import Clips, read_clips
 from pretrain.diffusion import DiffusionConfig, encode_clips
+from pretrain.examples import Source
 from pretrain.marks import check_same, read_json, write_json
 from pretrain.precompute import precomputed
+from pretrain.skipped import Skipped
 from pretrain.sources import InMemory, Videos, usable_clips
-from pretrain.world_data import write_world
+from pretrain.world_data import MANIFEST, write_world
 from rlnsp.dataset.safety import Limits
+from rlnsp.distributed import Ranks
 from rlnsp.manifest import Scenes, open_manifest
 from rlnsp.settings import ConfigError
 
 CONSOLE = Console()
+WORLD = "world"
 SPLITS = ("train", "heldout")
 RESERVED = ("data", "latents", "policy")
 """Folders of the output that are no stage's."""
@@ -75,15 +79,36 @@ class DataConfig:
 
 
 class Work:
-    """What a command has done so far; nothing is written before the first stage begins."""
+    """What a command has done so far; nothing is written before the first stage begins.
+
+    Of several processes, which all see the output, the first writes.
+    """
 
     def __init__(
-        self, output: Path, data: DataConfig, geometry: Geometry, *, need_context: bool = True
+        self,
+        output: Path,
+        data: DataConfig,
+        geometry: Geometry,
+        *,
+        need_context: bool = True,
+        manifests: Sequence[str] = (),
+        ranks: Ranks | None = None,
     ) -> None:
-        """Look at nothing yet; ``need_context``: some stage reads the preceding scenes."""
+        """Look at nothing yet.
+
+        Args:
+            output: the folder.
+            data: the command's.
+            geometry: of the policy's clips.
+            need_context: some stage reads the preceding scenes.
+            manifests: every data set that some stage reads; none: that of ``data``.
+            ranks: the processes that do the work.
+        """
         self.output, self.policy, self._need_context = output, output / "policy", need_context
-        self._data, self._geometry = data, geometry
-        self._clips: dict[str, Clips] = {}
+        self._data, self._geometry, self.ranks = data, geometry, ranks or Ranks()
+        self._manifests = list(dict.fromkeys(manifests)) or [data.manifest]
+        self._clips: dict[tuple[str, str], Clips] = {}
+        self._opened: dict[tuple[str, str], Scenes] = {}
 
     @property
     def rest(self) -> Path | None:
@@ -93,12 +118,12 @@ class Work:
     @property
     def train(self) -> Clips:
         """The clips to train on."""
-        return self._read("train")
+        return self._read(self._data.manifest, "train")
 
     @property
     def heldout(self) -> Clips:
         """The clips that no stage trains on."""
-        return self._read("heldout")
+        return self._read(self._data.manifest, "heldout")
 
     def done(self, stage: str, settings: Mapping[str, Any]) -> bool:
         """True if the stage's mark is there.
@@ -108,6 +133,10 @@ class Work:
         Raises:
             ConfigError: the stage was done with other settings.
         """
+        # What the first process sees holds: a network's disk may show it to the others later.
+        return self.ranks.of_main(self.ranks.main and self._marked(stage, settings))
+
+    def _marked(self, stage: str, settings: Mapping[str, Any]) -> bool:
         mark = self.output / stage / "done.json"
         if not mark.is_file():
             return False
@@ -141,19 +170,24 @@ class Work:
 
         Raises:
             ConfigError: a checkpoint is there from a run with other settings; or the clips cannot be used.
+            RankEnded: another process has ended.
         """
         folder, began = self.output / name, time.monotonic()
         begun = folder / "settings.json"
         if begun.is_file() and any(folder.glob("checkpoint*")):
             check_same(folder, read_json(begun), settings)
         self._check()
-        write_json(begun, settings)
-        CONSOLE.print(f"{name} -> {folder}", highlight=False, markup=False, soft_wrap=True)
+        if self.ranks.main:
+            write_json(begun, settings)
+            CONSOLE.print(f"{name} -> {folder}", highlight=False, markup=False, soft_wrap=True)
         yield folder
-        seconds = round(time.monotonic() - began, 1)
-        write_json(folder / "done.json", {"seconds": seconds, "settings": settings})
-        for path in (begun, *folder.glob("checkpoint*")):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        self.ranks.exchange(None)  # none reads what goes now
+        if self.ranks.main:
+            seconds = round(time.monotonic() - began, 1)
+            write_json(folder / "done.json", {"seconds": seconds, "settings": settings})
+            for path in (begun, *folder.glob("checkpoint*")):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        self.ranks.exchange(None)
 
     @property
     def workers(self) -> int:
@@ -168,64 +202,85 @@ class Work:
         Raises:
             ConfigError: shapes that the model cannot take, or shards of other clips.
         """
-        place, found = self.output / "latents", dict[str, Source]()
+        manifest = config.manifest or self._data.manifest
+        place = self.output / "latents" / (_folder_of(config.manifest) if config.manifest else "")
+        found = dict[str, Source]()
         for split in SPLITS:
             if self._data.clips == "memory":
-                clips = self._read(split)
-                found[split] = InMemory(clips, encode_clips(model, clips, place / f"{split}.safetensors"))
+                found[split] = self._encoded(model, manifest, split, place / f"{split}.safetensors")
                 continue
-            scenes = self._scenes(split)
-            skipped = Skipped(folder / "skipped.jsonl")
+            scenes = self._scenes(manifest, split)
+            skipped = Skipped(folder / "skipped.jsonl", writes=self.ranks.main)
             skipped.add_files(scenes.rows.broken)
-            videos = Videos(scenes, model, self._shapes, self._data.limits, config.text)
+            videos = Videos(scenes, model, self._sizes, self._data.limits, config.text)
             found[split] = videos
             if self._data.clips == "precomputed":
-                found[split] = precomputed(videos, place / split, stage, skipped, CONSOLE)
+                found[split] = precomputed(videos, place / split, stage, skipped, CONSOLE, self.ranks)
         return found
 
     def tell_skipped(self, folder: Path) -> None:
         """Say how many clips a stage passed over."""
         path = folder / "skipped.jsonl"
-        if path.is_file():
+        if self.ranks.main and path.is_file():
             count = len(Skipped(path).ids)
             CONSOLE.print(f"{count} clips cannot be used: {path}", highlight=False, soft_wrap=True)
 
+    def _encoded(self, model: UnifiedModel, manifest: str, split: str, path: Path) -> InMemory:
+        clips = self._read(manifest, split)
+        latents = encode_clips(model, clips, path) if self.ranks.main else None
+        self.ranks.exchange(None)  # the others read what it wrote
+        return InMemory(clips, encode_clips(model, clips, path) if latents is None else latents)
+
     @property
-    def _shapes(self) -> list[tuple[int, int]]:
+    def _sizes(self) -> list[tuple[int, int]]:
         own = self._geometry.height, self._geometry.width
         return [(shape[0], shape[1]) for shape in self._data.shapes] or [own]
 
-    @property
-    def _manifest(self) -> Path:
-        return self._world() if self._data.manifest == "world" else Path(self._data.manifest)
+    def _place(self, manifest: str) -> Path:
+        return self._world() if manifest == WORLD else Path(manifest)
 
-    def _scenes(self, split: str) -> Scenes:
-        return open_manifest(self._manifest, split, need_context=self._need_context)
+    def _scenes(self, manifest: str, split: str, *, pictures: bool = True) -> Scenes:
+        key = f"{manifest} {pictures}", split
+        if key not in self._opened:
+            self._opened[key] = open_manifest(
+                self._place(manifest), split, need_context=self._need_context, pictures=pictures
+            )
+        return self._opened[key]
 
     def _check(self) -> None:
         """Fail before a stage begins, not in it."""
-        for split in SPLITS:
-            if self._data.clips == "memory":
-                self._read(split)
-            else:
-                self._scenes(split)
+        for manifest in self._manifests:
+            for split in SPLITS:
+                if self._data.clips == "memory":
+                    self._read(manifest, split)
+                else:
+                    self._scenes(manifest, split)
 
-    def _read(self, split: str) -> Clips:
-        if split not in self._clips:
+    def _read(self, manifest: str, split: str) -> Clips:
+        if (manifest, split) not in self._clips:
             g = self._geometry
             if self._data.clips == "memory":
-                read = read_clips(self._manifest, split, (g.num_frames, g.height, g.width), g.fps)
+                place = self._place(manifest)
+                read = read_clips(place, split, (g.num_frames, g.height, g.width), g.fps)
             else:
-                scenes = self._scenes(split)
+                scenes = self._scenes(manifest, split, pictures=False)
                 read = usable_clips(scenes, g, self._data.limits, self.output / "skipped.jsonl")
-            self._clips[split] = read
-        return self._clips[split]
+            self._clips[manifest, split] = read
+        return self._clips[manifest, split]
 
     def _world(self) -> Path:
         data, folder = self._data, self.output / "data"
         settings = {name: getattr(data, name) for name in ("manifest", "num_train", "num_heldout", "seed")}
+        settings["manifest"] = WORLD
         done = self.done("data", settings)
-        manifest = write_world(folder, data.num_train, data.num_heldout, data.seed)
-        if not done:
-            write_json(folder / "done.json", {"settings": settings})
-        return manifest
+        if self.ranks.main:
+            write_world(folder, data.num_train, data.num_heldout, data.seed)
+            if not done:
+                write_json(folder / "done.json", {"settings": settings})
+        self.ranks.exchange(None)
+        return folder / MANIFEST
+
+
+def _folder_of(manifest: str) -> str:
+    """For the latents of a data set: sub-stages of the same one share them."""
+    return f"{Path(manifest).stem}-{hashlib.sha256(manifest.encode()).hexdigest()[:8]}"

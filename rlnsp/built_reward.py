@@ -172,7 +172,7 @@ def _columns(samples: Sequence[Sample]) -> dict[str, list[Any]]:
     scenes = [sample.scene for sample in samples]
     extra = {name for scene in scenes for name in scene.columns}
     columns = {name: [scene.columns.get(name) for scene in scenes] for name in sorted(extra)}
-    own = [field.name for field in fields(Scene) if field.name != "columns"]
+    own = [field.name for field in fields(Scene) if field.name not in ("columns", "limits")]
     columns |= {name: [getattr(scene, name) for scene in scenes] for name in own}
     made = {"completions": "frames"} | {
         name: name for name in ("fps", "latents", "context_frames", "futures")
@@ -183,7 +183,7 @@ def _columns(samples: Sequence[Sample]) -> dict[str, list[Any]]:
 
 
 def _context_frames(scene: Scene) -> np.ndarray | None:
-    return scene.context_clip and read_clip(scene.context_clip)[0]
+    return scene.context_clip and read_clip(scene.context_clip, limits=scene.limits)[0]
 
 
 def _futures(scene: Scene) -> np.ndarray | None:

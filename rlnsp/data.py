@@ -25,14 +25,14 @@ def train_scenes(data: DataConfig, seed: int) -> list[Scene]:
     """Every scene that a run may train on."""
     if data.train == WORLD:
         return world_scenes("train", WORLD_POOL, seed)
-    return read_manifest(data.train, split="train")
+    return read_manifest(data.train, split="train", limits=data.limits)
 
 
 def heldout_scenes(data: DataConfig, n: int, seed: int) -> list[Scene]:
     """The first ``n`` scenes to evaluate on: of a manifest those of split 'heldout', or else all."""
     if data.heldout == WORLD:
         return world_scenes("heldout", n, seed)
-    scenes = read_manifest(data.heldout)
+    scenes = read_manifest(data.heldout, limits=data.limits)
     heldout = [scene for scene in scenes if scene.split == "heldout"]
     if not heldout and data.heldout == data.train:
         raise ManifestError(
@@ -48,7 +48,7 @@ def true_clips(scene: Scene, n: int, shape: tuple[int, ...] | None = None) -> ND
     None where neither is known, or it is not of ``shape`` (F, H, W, 3), where one is given.
     """
     if scene.video is not None:
-        clip = read_clip(scene.video)[0]
+        clip = read_clip(scene.video, limits=scene.limits)[0]
         return clip[None] if shape in {None, clip.shape} else None
     if shape not in {None, (FRAMES, SIZE, SIZE, 3)}:
         return None  # before any is drawn, which takes longer than a small policy's own

@@ -9,7 +9,7 @@ import json
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from rlnsp.dataset.video import UnusableVideo, decoded, frame_rate, is_there, op
 from rlnsp.types import Scene
 
 _PATHS = ("video", "context_clip")
-_FIELDS = {field.name for field in fields(Scene)} - {"columns"}
+_FIELDS = {field.name for field in fields(Scene)} - {"columns", "limits"}
 _RATE_DENOMINATOR = 1001
 """Of broadcast rates: 24000/1001 is what is called 23.976 frames per second."""
 
@@ -36,30 +36,43 @@ class ManifestError(ConfigError):
     """A manifest cannot be used; the message names the file, the line and the remedy."""
 
 
-def read_manifest(path: Path | str, split: str | None = None, *, need_context: bool = True) -> list[Scene]:
+def read_manifest(
+    path: Path | str,
+    split: str | None = None,
+    *,
+    need_context: bool = True,
+    limits: Limits | None = None,
+) -> list[Scene]:
     """The scenes of a data set, of one ``split`` or of all; ``rlnsp.dataset.rows`` has its forms.
 
     Args:
         path: of the manifest, folder, shard or data set.
         split: such as 'train'.
         need_context: False, and a scene may have none, as a captioned video has; it is then empty.
+        limits: that the scenes hand on to whoever reads their videos.
 
     Raises:
         ManifestError: nothing there, no scene in it, a row that is not valid, or one whose file is missing.
     """
-    return [*open_manifest(path, split, need_context=need_context, need_files=True)]
+    scenes = open_manifest(path, split, need_context=need_context, need_files=True)
+    return [replace(scene, limits=limits) if limits else scene for scene in scenes]
 
 
 def open_manifest(
-    path: Path | str, split: str | None = None, *, need_context: bool = True, need_files: bool = False
+    path: Path | str,
+    split: str | None = None,
+    *,
+    need_context: bool = True,
+    need_files: bool = False,
+    pictures: bool = False,
 ) -> "Scenes":
     """As ``read_manifest``, but scenes are read when they are asked for: of any number of them.
 
-    Every row is looked at once, now; with ``need_files`` its files too.
+    Every row is looked at once, now; with ``need_files`` its files too.  ``pictures``: as ``open_rows``.
     """
     path = Path(path)
     with _as_manifest_error():
-        rows = open_rows(path)
+        rows = open_rows(path, pictures=pictures)
         if need_files and rows.broken:
             raise ManifestError(f"{rows.broken[0]}; make it anew, or drop it")
         seen: dict[str, int] = {}

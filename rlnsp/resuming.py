@@ -24,6 +24,7 @@ MAY_DIFFER = (
     "evaluation.every",
     "evaluation.bootstrap",
     "evaluation.keep_clips",
+    "data.limits.*",
     "data_loss.alarm",
     "rewards.*.on_failure",
     "rewards.*.concurrency",

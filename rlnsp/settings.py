@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from rlnsp.limits import Limits
+
 
 class ConfigError(ValueError):
     """The user's input is wrong.  One line: where, what was given, what is allowed, what to do."""
@@ -62,6 +64,8 @@ class DataConfig:
 
     train: str = "world"
     heldout: str = "world"
+    limits: Limits = field(default_factory=Limits)
+    """On the videos of a manifest."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rlnsp.limits import Limits
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -47,6 +49,8 @@ class Scene:
     split: str = "train"
     columns: Mapping[str, Any] = field(default_factory=dict)
     """Every other column of the manifest's line."""
+    limits: Limits = field(default_factory=Limits)
+    """On ``context_clip`` and ``video``, for whoever reads them."""
 
 
 @dataclass(frozen=True, kw_only=True)

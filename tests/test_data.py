@@ -1,9 +1,15 @@
 import json
 
+import numpy as np
 import pytest
 
-from rlnsp.config import ConfigError
-from rlnsp.data import SceneOrder, heldout_scenes, train_scenes
+from policies.unified import Unified
+from rlnsp.benchmark import suite
+from rlnsp.built_reward import _context_frames
+from rlnsp.config import ConfigError, load
+from rlnsp.data import SceneOrder, heldout_scenes, train_scenes, true_clips
+from rlnsp.limits import Limits
+from rlnsp.manifest import write_clip, write_manifest
 from rlnsp.settings import DataConfig
 from rlnsp.types import Scene
 
@@ -62,3 +68,37 @@ def test_the_worlds_scenes_do_not_overlap():
     assert len(heldout) == 64
     assert not {scene.id for scene in train} & {scene.id for scene in heldout}
     assert not {scene.context for scene in train} & {scene.context for scene in heldout}
+
+
+def test_the_datas_limits_hold_wherever_a_clip_of_it_is_read(tmp_path):
+    write_clip(tmp_path / "clip.mp4", np.zeros((5, 16, 16, 3), np.uint8), 8.0)
+    row = {"context": "before", "video": "clip.mp4", "context_clip": "clip.mp4", "limits": "a column"}
+    write_manifest(
+        tmp_path / "all.jsonl", [{"id": split, "split": split, **row} for split in ("train", "heldout")]
+    )
+    where = str(tmp_path / "all.jsonl")
+
+    def scenes(limits):
+        data = DataConfig(train=where, heldout=where, limits=limits)
+        return [*train_scenes(data, 0), *heldout_scenes(data, 1, 0)]
+
+    unopened = object.__new__(Unified)  # clips are read before anything of the model is used
+    for scene in scenes(Limits(max_pixels=100)):
+        assert scene.columns["limits"] == "a column"
+        for read in (lambda s: true_clips(s, 1), _context_frames, lambda s: unopened.encode([s])):
+            with pytest.raises(
+                ConfigError, match="clip.mp4: has frames of 16x16 pixels, more than max_pixels 100"
+            ):
+                read(scene)
+    for scene in scenes(Limits()):
+        found = true_clips(scene, 1)
+        assert found is not None
+        assert found.shape == (1, 5, 16, 16, 3)
+
+
+def test_limits_are_settings_of_a_run():
+    run = load("world", ["data.limits.max_seconds=5"])
+    assert run.data.limits == Limits(max_seconds=5.0)
+    assert suite.measured_by(run, suite.load("world")).data.limits == run.data.limits
+    with pytest.raises(ConfigError, match="max_pixels must be positive; got 0"):
+        load("world", ["data.limits.max_pixels=0"])

@@ -1,17 +1,16 @@
 """Every command of docs/data.md, in its order, at small size: raw videos to a policy trained on them."""
 
 import json
-import shlex
 from pathlib import Path
 
 import pytest
 import torch
 
 from rlnsp.cli import main
+from tests import pages
 from tests.chat_server import speaking
 from tests.pretrain.curate.models import speaker
-from tests.test_readme import FENCE, ROOT
-from tests.videos import BLUE, GREEN, RED, audio_only, cut_together, encode, moving, truncated
+from tests.videos import audio_only, raw_videos
 
 URL = "http://127.0.0.1:8000/v1"
 LOOP = ["sft.loop.steps=2", "sft.loop.batch_size=2", "sft.loop.evaluate_every=2", "threads=1"]
@@ -27,27 +26,17 @@ SMALL = {
 """What makes a command of the page take seconds."""
 
 
-def commands() -> list[list[str]]:
-    text = (ROOT / "docs" / "data.md").read_text()
-    blocks = [match.group(2) for match in FENCE.finditer(text) if match.group(1) == "sh"]
-    return [shlex.split(line)[1:] for block in blocks for line in block.splitlines()]
-
-
 @pytest.fixture
 def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    encode(tmp_path / "raw" / "three.mp4", cut_together(RED, GREEN, BLUE))
-    encode(tmp_path / "raw" / "long.mp4", moving(GREEN, 20, 120, 160))
-    encode(tmp_path / "raw" / "tall.mp4", moving(BLUE, 24, 96, 70))
-    truncated(tmp_path / "raw" / "truncated.mp4", moving(RED, 30))
-    audio_only(tmp_path / "raw" / "sound.mp4")
+    audio_only(raw_videos(tmp_path / "raw") / "sound.mp4")
     return tmp_path / "raw"
 
 
 def test_every_command_runs_after_the_one_before(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ran = []
     with speaking(speaker(lambda colour, refused: f"A bar waits over a {colour} ground.")) as server:
-        for name, *words in commands():
+        for _, name, *words in map(pages.words, pages.commands(pages.ROOT / "docs" / "data.md")):
             if name == "judge":  # tests/vllm starts it
                 continue
             given = [server.url if word == URL else word for word in words]

@@ -7,7 +7,6 @@ import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -15,22 +14,20 @@ from rlnsp import cli, config, plugins
 from rlnsp.commands import eval as evaluation
 from rlnsp.sweep import inline as sweeps
 from rlnsp.sweep.plan import Plan
+from tests import pages
 
-ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"!?\[[^\]]*\]\((?!https?:|#)([^)#]+)")
 
 
 def blocks(*languages):
     """(page, text) of every fenced block in one of these languages."""
-    found = [(page, *match.groups()) for page in PAGES for match in FENCE.finditer(page.read_text())]
-    return [(page.name, text) for page, language, text in found if language in languages]
+    return [(page.name, text) for page in pages.PAGES for text in pages.blocks(page, *languages)]
 
 
-def shell_lines(program):
+def shell_lines(program, *, but=()):
     """Every command line of a program that a page shows, without its comment."""
-    texts = [text for _, text in blocks("sh", "")]
+    shown = [page for page in pages.PAGES if page.name not in but]
+    texts = [text for page in shown for text in pages.blocks(page, "sh", "")]
     lines = [line.strip() for text in texts for line in text.splitlines()]
     return sorted({line for line in lines if line.split()[:1] == [program]})
 
@@ -39,7 +36,7 @@ def inline(program):
     """What is said in passing, between backticks."""
     return {
         match.group(1).split()[0]
-        for page in PAGES
+        for page in pages.PAGES
         for match in re.finditer(rf"`{program} ([^`]+)`", page.read_text())
     }
 
@@ -115,7 +112,7 @@ HEAVY = ("pretrain", "sft", "curate")
 @pytest.fixture(scope="module")
 def heavy(tmp_path_factory):
     """By command line, the exit code of its dry run and what it said."""
-    lines = [dry(line) for line in shell_lines("rlnsp") if line.split()[1] in HEAVY]
+    lines = [dry(line) for line in shell_lines("rlnsp", but=pages.WALKED) if line.split()[1] in HEAVY]
     found, complaints = in_one_process(COMMANDS, lines, tmp_path_factory.mktemp("commands"))
     assert complaints == ""
     return found
@@ -130,10 +127,10 @@ def dry(line):
 def test_there_is_something_to_check():
     assert len(shell_lines("rlnsp")) > 10
     assert len(blocks("python")) >= 5
-    assert {"README.md", "ARCHITECTURE.md", "writing-a-reward.md"} <= {page.name for page in PAGES}
+    assert {"README.md", "ARCHITECTURE.md", "writing-a-reward.md"} <= {page.name for page in pages.PAGES}
 
 
-@pytest.mark.parametrize("line", shell_lines("rlnsp"))
+@pytest.mark.parametrize("line", shell_lines("rlnsp", but=pages.WALKED))
 def test_every_command_is_one_that_rlnsp_takes(line, here, capsys, request):
     name, *words = shlex.split(line, comments=True)[1:]
     if name == "train" and "--resume" not in words:
@@ -165,14 +162,14 @@ def test_every_command_named_in_passing_exists(name):
 
 
 def test_every_make_target_that_is_named_exists():
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (pages.ROOT / "Makefile").read_text(), re.MULTILINE))
     named = inline("make") | {line.split()[1] for line in shell_lines("make")}
     assert {"demo", "test"} <= named <= targets
 
 
 @pytest.mark.parametrize("module", sorted({name for name in inline("python -m") if "." in name}))
 def test_every_module_that_is_run_by_name_has_help(module):
-    path = ROOT / f"{module.replace('.', '/')}.py"
+    path = pages.ROOT / f"{module.replace('.', '/')}.py"
     assert path.is_file()
     assert 'if __name__ == "__main__":' in path.read_text()
 
@@ -213,7 +210,7 @@ def test_every_reward_that_is_shown_keeps_to_the_seam(flag, here):
     assert values.unique().numel() > 1
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", pages.PAGES, ids=lambda page: page.name)
 def test_every_link_leads_to_a_file(page):
     missing = [link for link in LINK.findall(page.read_text()) if not (page.parent / link).exists()]
     assert missing == []
@@ -227,6 +224,6 @@ def test_the_reward_in_the_readme_takes_about_ten_lines():
 def test_the_readme_has_a_place_for_the_ablation():
     from benchmarks.ablation_table import MARKS
 
-    text = (ROOT / "README.md").read_text()
+    text = (pages.ROOT / "README.md").read_text()
     assert [text.count(mark) for mark in MARKS] == [1, 1]
     assert text.index(MARKS[0]) < text.index(MARKS[1])

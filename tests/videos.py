@@ -58,6 +58,15 @@ def truncated(path: Path, frames: np.ndarray) -> Path:
     return path
 
 
+def raw_videos(folder: Path) -> Path:
+    """What a user brings to ``rlnsp curate``: three scenes, one, a tall one, and a file that breaks off."""
+    encode(folder / "three.mp4", cut_together(RED, GREEN, BLUE))
+    encode(folder / "long.mp4", moving(GREEN, 20, 120, 160))
+    encode(folder / "tall.mp4", moving(BLUE, 24, 96, 70))
+    truncated(folder / "truncated.mp4", moving(RED, 30))
+    return folder
+
+
 def audio_only(path: Path) -> Path:
     """Sound in an mp4."""
     with av.open(str(path), "w", format="mp4") as container:

@@ -113,7 +113,9 @@ class Unified:
         """
         from rlnsp.manifest import read_clip
 
-        clips: list[np.ndarray | None] = [s.context_clip and read_clip(s.context_clip)[0] for s in scenes]
+        clips: list[np.ndarray | None] = [
+            s.context_clip and read_clip(s.context_clip, limits=s.limits)[0] for s in scenes
+        ]
         connector = self._reference_connector if self._in_reference else None
         return self.model.encode_texts([s.context for s in scenes], clips=clips, connector=connector)
 

@@ -8,7 +8,7 @@ import os
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTXVideo
@@ -91,9 +91,9 @@ def geometry_of(folder: Path) -> Geometry:
 
 
 def load_comprehension(
-    source: Source, *, dtype: torch.dtype = torch.float32, limits: Limits | None = None
+    source: Source, *, dtype: torch.dtype | Literal["auto"] = torch.float32, limits: Limits | None = None
 ) -> Comprehension:
-    """Qwen2.5-VL with its tokenizer and image processor, frozen."""
+    """Qwen2.5-VL with its tokenizer and image processor, frozen; ``auto``: in the type that is stored."""
     path, how = where(source, "comprehension")
     model = load(
         "comprehension",

@@ -89,7 +89,7 @@ def still_entry(scenes: Sequence[Scene]) -> Entry:
     def make(part: Sequence[Scene], generator: Generator, own: Sequence[int]) -> list[Sample]:
         made = []
         for scene in [part[row] for row in own]:
-            frames, fps = read_clip(Path(str(scene.context_clip)))
+            frames, fps = read_clip(Path(str(scene.context_clip)), limits=scene.limits)
             made.append(_sample(scene, np.repeat(frames[-1:], len(frames), 0), fps))
         return made
 

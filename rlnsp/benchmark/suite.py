@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rlnsp import config
 from rlnsp.data import WORLD
-from rlnsp.settings import DataConfig, RewardSlot, RunConfig, require
+from rlnsp.settings import RewardSlot, RunConfig, require
 
 FOLDER = "benchmarks"
 FOR_MANIFESTS = "nsp"
@@ -59,5 +59,5 @@ def measured_by(run: RunConfig, suite: Suite) -> RunConfig:
     Raises:
         ConfigError: a measure's settings are wrong.
     """
-    data = DataConfig(train=run.data.train, heldout=suite.prompts)
+    data = replace(run.data, heldout=suite.prompts)
     return config.checked(replace(run, data=data, rewards=suite.measures))

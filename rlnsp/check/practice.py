@@ -81,6 +81,8 @@ def practise(
             return Practice(transitions=len(batch), first=first, refused=str(error))
         done = time.perf_counter()
         later = optimise.accumulate(batch, scenes)
+        # A clip may have cut off all of that: gradients are looked for where the ratio is 1 again.
+        optimise.accumulate(optimise.with_anchors(batch, scenes), scenes)
         # A stale zero hides what lies behind it, and is another fault.
         lasting = _without_gradient(policy) if movement(later) else absent
         return Practice(

@@ -2,8 +2,9 @@
 
 Forms: a manifest (JSON lines); a folder with one; a folder of videos; tar shards, one or a folder of them; a
 data set of ``datasets``, saved to disk, parquet or JSON.  In folders and shards the files of a row have one
-name: ``NAME.mp4`` the video, ``NAME.json`` what a manifest's line would say, ``NAME.txt`` the caption.  Rows
-are read when they are asked for; kept are their places.
+name: ``NAME.mp4`` the video, ``NAME.json`` what a manifest's line would say, ``NAME.txt`` the caption.  Where
+pictures are asked for, one may stand in the video's place.  Rows are read when they are asked for; kept are
+their places.
 """
 
 import json
@@ -23,6 +24,7 @@ from rlnsp.settings import ConfigError
 
 MANIFEST = "manifest.jsonl"
 VIDEOS = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v")
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 MAX_TEXT = 1_000_000
 """Bytes of a row's .json or .txt."""
 
@@ -69,41 +71,46 @@ class Rows(Sequence[Row]):
             yield from map(read, range(count))
 
 
-def open_rows(path: Path) -> Rows:
+def open_rows(path: Path, *, pictures: bool = False) -> Rows:
     """The rows of a data set in any form.
+
+    Args:
+        path: of the data set.
+        pictures: in folders and shards, a picture that has no video of its name is a row too.
 
     Raises:
         ConfigError: there is none, or it is none of the forms, or of several.
     """
+    suffixes = (*VIDEOS, *PICTURES) if pictures else VIDEOS
     if path.is_dir():
-        return _folder(path)
+        return _folder(path, suffixes)
     if not path.is_file():
         raise ConfigError(
             f"{path}: no such manifest; give a JSON-lines file, a folder of videos or of tar shards, a data "
             "set of `datasets`, or 'world' for the embedded world"
         )
     if path.suffix == ".tar":
-        return _shards([path])
+        return _shards([path], suffixes)
     if path.suffix in hub_format.SUFFIXES:
         return _tables(path)
     return _lines(path)
 
 
-def _folder(path: Path) -> Rows:
+def _folder(path: Path, suffixes: Sequence[str]) -> Rows:
     if (path / MANIFEST).is_file():
         return _lines(path / MANIFEST)
     if hub_format.is_saved(path) or any(path.glob("*.parquet")):
         return _tables(path)
     shards, names = sorted(path.glob("*.tar")), sorted(_files(path))
-    videos = _grouped(names)
+    videos = _grouped(names, suffixes)
     if shards and videos:
         raise ConfigError(f"{path}: has tar shards and videos; put them into folders of their own")
     if not shards and not videos:
         raise ConfigError(
-            f"{path}: has neither {MANIFEST}, nor videos ({', '.join(VIDEOS)}), nor tar shards, nor a data "
+            f"{path}: has neither {MANIFEST}, nor videos ({', '.join(suffixes)}), nor tar shards, nor a data "
             "set of `datasets`"
         )
-    return _shards(shards) if shards else _videos(path, videos)
+    return _shards(shards, suffixes) if shards else _videos(path, videos)
 
 
 def _lines(path: Path) -> Rows:
@@ -154,14 +161,17 @@ def _files(folder: Path) -> Iterator[str]:
             yield (Path(above) / name).relative_to(folder).as_posix()
 
 
-def _grouped(names: Iterable[str]) -> dict[str, dict[str, str]]:
-    """Names by what they share up to the first dot, as WebDataset has it; of each, by what follows."""
+def _grouped(names: Iterable[str], suffixes: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Names by what they share up to the first dot, as WebDataset has it; of each, by what follows.
+
+    Only those of which one has one of the ``suffixes``.
+    """
     groups: dict[str, dict[str, str]] = defaultdict(dict)
     for name in names:
         path = PurePosixPath(name)
         stem, dot, rest = path.name.partition(".")
         groups[str(path.parent / stem)][dot + rest.lower()] = name
-    return {key: group for key, group in groups.items() if any(suffix in VIDEOS for suffix in group)}
+    return {key: group for key, group in groups.items() if any(suffix in suffixes for suffix in group)}
 
 
 def _videos(folder: Path, groups: Mapping[str, Mapping[str, str]]) -> Rows:
@@ -181,20 +191,20 @@ def _start(path: Path) -> bytes:
         return file.read(MAX_TEXT + 1)
 
 
-def _shards(paths: Sequence[Path]) -> Rows:
+def _shards(paths: Sequence[Path], suffixes: Sequence[str]) -> Rows:
     parts: list[tuple[int, Callable[[int], Row]]] = []
     broken: list[str] = []
     for path in paths:
         shard = open_shard(path)
         if shard.broken:
             broken.append(f"{path}: {shard.broken}")
-        parts.append(_shard_part(path))
+        parts.append(_shard_part(path, suffixes))
     return Rows(parts, broken)
 
 
-def _shard_part(path: Path) -> tuple[int, Callable[[int], Row]]:
+def _shard_part(path: Path, suffixes: Sequence[str]) -> tuple[int, Callable[[int], Row]]:
     shard = open_shard(path)
-    groups = _grouped(shard.members)
+    groups = _grouped(shard.members, suffixes)
     keys = list(groups)  # in the shard's own order, which is that of its bytes
 
     def read(row: int) -> Row:
@@ -210,7 +220,7 @@ def _of_files(
 ) -> Row:
     """A row of files of one name; ``prefix`` leads from the root to them."""
     values: dict[str, Any] = {"id": key}
-    values["video"] = prefix + next(group[suffix] for suffix in VIDEOS if suffix in group)
+    values["video"] = prefix + next(group[suffix] for suffix in (*VIDEOS, *PICTURES) if suffix in group)
     for key, suffix in (("caption", ".txt"), ("context", ".context.txt")):
         if suffix in group:
             values[key] = _text(read(group[suffix]), f"{where}{suffix}").strip()

@@ -43,12 +43,11 @@ def is_there(path: Path) -> bool:
         return False
 
 
-@contextmanager
-def opened(path: Path, limits: Limits) -> Iterator[InputContainer]:
-    """The file as PyAV has it, which must have a video stream.
+def place_of(path: Path, limits: Limits) -> str | io.BytesIO:
+    """What to open in the place of ``path``: the file, or the bytes that a shard or a table has.
 
     Raises:
-        UnusableVideo: it is not there, is no video, or is more than the limits.
+        UnusableVideo: it is not there, or larger than the limits.
     """
     held = None if path.is_file() else _within(path)
     if held is None and not path.is_file():
@@ -58,7 +57,17 @@ def opened(path: Path, limits: Limits) -> Iterator[InputContainer]:
         raise UnusableVideo(
             "too large", f"has {size / 1e6:.1f} MB, more than max_file_mb {limits.max_file_mb:g}"
         )
-    source = io.BytesIO(held[1]()) if held else str(path)
+    return io.BytesIO(held[1]()) if held else str(path)
+
+
+@contextmanager
+def opened(path: Path, limits: Limits) -> Iterator[InputContainer]:
+    """The file as PyAV has it, which must have a video stream.
+
+    Raises:
+        UnusableVideo: it is not there, is no video, or is more than the limits.
+    """
+    source = place_of(path, limits)
     try:
         with av.open(source, "r", container_options={"format_whitelist": FORMATS}) as container:
             if not container.streams.video:

@@ -31,3 +31,10 @@ def test_a_fault_that_the_run_does_not_use_is_a_note():
     report = report_of(algorithm="InertDivergence", settings={"clip": 1e-3, "kl_coefficient": 0.0})
     assert report.failed == []
     assert report.findings["reference"].verdict == "note"
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 2])
+def test_a_step_beyond_the_clip_hides_no_gradient(micro_batch_size):
+    """Where the ratio is past the clip the loss is flat; what was zero before is looked at without it."""
+    settings = {"clip": 1e-12, "kl_coefficient": 0.0}
+    assert report_of(settings=settings, micro_batch_size=micro_batch_size).failed == []

@@ -181,7 +181,7 @@ def test_a_limit_holds_for_what_lies_in_a_shard_and_for_memory(root: Path) -> No
 
 @pytest.mark.parametrize("field", ["max_file_mb", "max_pixels", "max_seconds", "max_clip_mb"])
 def test_a_limit_of_nothing_is_refused(field: str) -> None:
-    with pytest.raises(ConfigError, match=f"limits.{field} must be positive; got 0"):
+    with pytest.raises(ValueError, match=f"limits.{field} must be positive; got 0"):
         Limits(**{field: 0})
 
 

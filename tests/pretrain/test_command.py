@@ -8,9 +8,12 @@ import pytest
 import torch
 
 from policies.unified import Unified
-from pretrain import stages
+from pretrain import parts, stages
+from rlnsp import config
 from rlnsp.cli import main
+from rlnsp.settings import ConfigError
 from rlnsp.types import Scene
+from tests.pretrain.together import together
 
 LOOP = "{steps: 2, batch_size: 2, warmup: 1}"
 PRETRAIN = f"""
@@ -53,16 +56,16 @@ def test_from_nothing_to_a_policy_that_samples_stopped_between_stages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "pretrain"
-    for stage in ("train_vae", "_initial"):
+    for module, stage in ((parts, "train_vae"), (stages, "make_initial")):
         with monkeypatch.context() as patch:
-            patch.setattr(stages, stage, interrupt)
+            patch.setattr(module, stage, interrupt)
             assert command("pretrain", tmp_path) == 130
         expected = f"go on by: rlnsp pretrain --config {tmp_path}/pretrain.yaml --output {output}"
         assert expected in capsys.readouterr().err
     done = json.loads((output / "comprehension" / "done.json").read_text())
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "train_comprehension", None)
-        patch.setattr(stages, "train_vae", None)
+        patch.setattr(parts, "train_comprehension", None)
+        patch.setattr(parts, "train_vae", None)
         assert command("pretrain", tmp_path) == 0
     assert capsys.readouterr().out.endswith(f"policy: {output}/policy\n")
     assert json.loads((output / "comprehension" / "done.json").read_text()) == done
@@ -108,6 +111,13 @@ def test_from_nothing_to_a_policy_that_samples_stopped_between_stages(
     capsys.readouterr()
     assert command("sft", tmp_path, "--policy", str(tmp_path / "sft" / "policy")) == 2
     assert "policy was" in capsys.readouterr().err
+
+
+def test_what_trains_in_one_process_is_refused_to_several(tmp_path: Path) -> None:
+    (tmp_path / "pretrain.yaml").write_text(PRETRAIN)
+    settings = config.load_typed(stages.PretrainConfig, str(tmp_path / "pretrain.yaml"), folder="pretrain")
+    with pytest.raises(ConfigError, match="stage comprehension trains in one process, and there are 2"):
+        together(2, lambda ranks: stages.pretrain(settings, tmp_path / "output", ranks))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from torch import Tensor
 from policies.unified.comprehension import CAPTION
 from policies.unified.model import UnifiedModel
 from pretrain.clips import Clips
-from pretrain.diffusion import DiffusionConfig, _shift, encode_clips, train_diffusion
+from pretrain.diffusion import DiffusionConfig, _Flow, _shift, encode_clips, train_diffusion
+from pretrain.examples import Batch, batch_of
 from pretrain.loop import LoopConfig
 from pretrain.sources import InMemory
 from rlnsp.config import ConfigError
@@ -112,6 +113,38 @@ def test_the_loss_is_that_of_a_slow_loop_and_dropped_rows_have_the_null_conditio
         assert losses[row].item() == pytest.approx(np.mean(errors), rel=1e-4)
 
 
+def test_the_parts_of_a_batch_have_the_loss_of_the_whole(
+    make_clips: MakeClips, tmp_path: Path, model_of: UnifiedModel
+) -> None:
+    """Whoever has which example, and however many go through the model at a time."""
+    source = data_of(model_of, make_clips(5), tmp_path)["train"]
+    examples = [source.example(row, source.load(row)) for row in range(5)]
+
+    def share(rank: int, count: int) -> Batch:
+        own = [one if place % count == rank else None for place, one in enumerate(examples)]
+        return batch_of(source.shape, own)
+
+    def loss(parts: list[Batch], micro_batch_size: int | None) -> float:
+        flow = _Flow(model_of, DiffusionConfig(micro_batch_size=micro_batch_size))
+        generators = [torch.Generator().manual_seed(0) for _ in parts]
+        with torch.no_grad():
+            found = [
+                value.item()
+                for part, generator in zip(parts, generators, strict=True)
+                for value in flow(part, generator, 0.5)
+            ]
+        assert len({tuple(one.get_state().tolist()) for one in generators}) == 1
+        return sum(found)
+
+    alone = loss([share(0, 1)], None)
+    for parts, micro_batch_size in (
+        ([share(0, 1)], 2),
+        ([share(0, 2), share(1, 2)], None),
+        ([share(0, 3), share(1, 3), share(2, 3), batch_of(source.shape, [None] * 5)], 1),
+    ):
+        assert loss(parts, micro_batch_size) == pytest.approx(alone, rel=1e-5)
+
+
 @pytest.fixture
 def model_of() -> UnifiedModel:
     return make_model()
@@ -158,6 +191,7 @@ def test_a_scene_without_its_caption_is_refused(tmp_path: Path, make_clips: Make
         ({"train": []}, "got none"),
         ({"drop": 1.5}, "drop must be in"),
         ({"sigma_std": -1.0}, "sigma_std must be 0 or more"),
+        ({"micro_batch_size": 0}, "micro_batch_size must be at least 1"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(wrong: dict, message: str) -> None:

@@ -12,7 +12,10 @@ from torch.nn import Parameter
 from pretrain.checkpoint import Checkpoint
 from pretrain.loop import LoopConfig, batch_indices, fit
 from rlnsp.config import ConfigError
+from rlnsp.distributed import RankEnded, Ranks
 from rlnsp.interruption import Interrupted
+from rlnsp.optimisation import TrainingFailed
+from tests.pretrain.together import together
 
 TARGET = torch.tensor([1.0, -2.0, 0.5])
 GAIN = 0.02
@@ -31,18 +34,18 @@ def quadratic(seed: int = 0) -> dict[str, Parameter]:
 
 def loss_at(
     parameters: dict[str, Parameter], at: int | None = None, action: Callable[[], None] = lambda: None
-) -> Callable[[Tensor, Generator], Tensor]:
+) -> Callable[[Tensor, Generator], list[Tensor]]:
     """A noisy quadratic of rows and generator; does ``action`` at call ``at``."""
     calls = 0
 
-    def loss(rows: Tensor, generator: Generator) -> Tensor:
+    def loss(rows: Tensor, generator: Generator) -> list[Tensor]:
         nonlocal calls
         if calls == at:
             action()
         calls += 1
         noise = 0.1 * torch.randn(3, generator=generator) + 0.01 * rows.float().mean()
         errors = parameters["zero"] - TARGET - noise, parameters["drawn"] - TARGET, parameters["gain"] - GAIN
-        return sum((error.square().mean() for error in errors), torch.zeros(()))
+        return [error.square().mean() for error in errors]
 
     return loss
 
@@ -54,7 +57,7 @@ def run(parameters: dict[str, Parameter], config: LoopConfig, folder: Path, *los
         "stage",
         parameters,
         loss_at(parameters, *loss),  # type: ignore[arg-type]
-        lambda: measured(torch.zeros(1), Generator().manual_seed(0)).item(),
+        lambda: sum(part.item() for part in measured(torch.zeros(1), Generator().manual_seed(0))),
         5,
         config,
         folder,
@@ -109,8 +112,8 @@ def test_a_gain_moves_in_proportion_to_its_size(tmp_path: Path) -> None:
     parameters = {"gain": Parameter(torch.tensor([0.01])), "weight": Parameter(torch.full((2,), 0.5))}
     config = LoopConfig(steps=1, learning_rate=0.1, warmup=1, weight_decay=0.0)
 
-    def loss(rows: Tensor, generator: Generator) -> Tensor:
-        return -(parameters["gain"].sum() + parameters["weight"].sum())
+    def loss(rows: Tensor, generator: Generator) -> list[Tensor]:
+        return [-parameters["gain"].sum(), -parameters["weight"].sum()]
 
     fit("stage", parameters, loss, lambda: 0.0, 1, config, tmp_path)
     assert parameters["gain"].item() == pytest.approx(0.01 + 0.1 * 0.01)
@@ -148,7 +151,8 @@ def test_prodigys_scale_and_counts_come_back_as_they_were(tmp_path: Path) -> Non
     def optimised(parameters: dict[str, Parameter], steps: int) -> Checkpoint:
         optimizer = Prodigy(list(parameters.values()))
         for _ in range(steps):
-            loss_at(parameters)(torch.zeros(1), Generator().manual_seed(0)).backward()
+            for part in loss_at(parameters)(torch.zeros(1), Generator().manual_seed(0)):
+                part.backward()
             optimizer.step()
         return Checkpoint(
             path=tmp_path / "checkpoint.safetensors",
@@ -204,9 +208,9 @@ def test_the_average_is_that_of_a_slow_loop(tmp_path: Path) -> None:
     weights: list[float] = []
     averages: list[float] = []
 
-    def loss(rows: Tensor, generator: Generator) -> Tensor:
+    def loss(rows: Tensor, generator: Generator) -> list[Tensor]:
         weights.append(parameters["w"].item())
-        return parameters["w"].square().sum()
+        return [parameters["w"].square().sum()]
 
     def heldout() -> float:
         averages.append(parameters["w"].item())
@@ -231,14 +235,14 @@ def test_a_loss_or_gradient_that_is_no_number_is_refused(tmp_path: Path) -> None
         fit(
             "stage",
             parameters,
-            lambda *_: parameters["w"].sum() * torch.nan,
+            lambda *_: [parameters["w"].sum() * torch.nan],
             lambda: 0.0,
             1,
             config,
             tmp_path,
         )
     with pytest.raises(FloatingPointError, match="the gradient's norm is inf at step 0"):
-        fit("stage", parameters, lambda *_: parameters["w"].sqrt().sum(), lambda: 0.0, 1, config, tmp_path)
+        fit("stage", parameters, lambda *_: [parameters["w"].sqrt().sum()], lambda: 0.0, 1, config, tmp_path)
     assert parameters["w"].item() == 0
 
 
@@ -261,3 +265,67 @@ def test_a_checkpoint_of_other_settings_is_refused_by_name(tmp_path: Path) -> No
 def test_settings_that_cannot_be_are_refused(wrong: dict) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         LoopConfig(**wrong)
+
+
+def shared_run(config: LoopConfig, folder: Path, drift: float = 0.0) -> Callable[[Ranks], dict[str, Tensor]]:
+    """Each process has some of three terms of the loss, one process perhaps none."""
+
+    def work(ranks: Ranks) -> dict[str, Tensor]:
+        parameters = quadratic()
+        terms = loss_at(parameters)
+
+        def own(rows: Tensor, generator: Generator) -> list[Tensor]:
+            if drift and ranks.rank:
+                parameters["zero"].data.add_(drift)
+            found = terms(rows, generator)
+            return [found[place] for place in ranks.share(len(found))]
+
+        fit("stage", parameters, own, lambda: 0.0, 5, config, folder, ranks)
+        return {name: value.detach() for name, value in parameters.items()}
+
+    return work
+
+
+@pytest.mark.parametrize(("optimizer", "count"), [("adamw", 2), ("prodigy", 4)])
+def test_several_processes_step_as_one_does(
+    tmp_path: Path, optimizer: Literal["adamw", "prodigy"], count: int
+) -> None:
+    rate = 1.0 if optimizer == "prodigy" else 0.1
+    config = LoopConfig(
+        steps=12, optimizer=optimizer, learning_rate=rate, warmup=2, ema_decay=0.5, evaluate_every=4
+    )
+    alone = quadratic()
+    expected = run(alone, config, tmp_path / "one")
+    found = together(count, shared_run(config, tmp_path / "several"))
+    for other in found:
+        for name, value in alone.items():
+            assert torch.equal(other[name], found[0][name])
+            torch.testing.assert_close(other[name], value.detach(), rtol=1e-4, atol=1e-6)
+    rows = [json.loads(line) for line in (tmp_path / "several" / "metrics.jsonl").read_text().splitlines()]
+    for key in ("step", "loss", "grad_norm"):
+        assert [row[key] for row in rows] == pytest.approx([row[key] for row in expected], rel=1e-3)
+
+
+def test_weights_that_come_apart_are_noticed(tmp_path: Path) -> None:
+    with pytest.raises(TrainingFailed, match="stage: after step 1 the trained weights of rank 1 are not"):
+        together(2, shared_run(LoopConfig(steps=3), tmp_path, drift=1e-3))
+
+
+def test_a_batch_that_has_not_one_clip_a_process_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="batch_size is 2, but of 3 processes each has a part"):
+        together(3, shared_run(LoopConfig(batch_size=2), tmp_path))
+
+
+def test_an_evaluation_that_was_cut_short_is_made_when_the_stage_goes_on(tmp_path: Path) -> None:
+    """The step before it is saved: what was evaluated is a part of the checkpoint."""
+    config = LoopConfig(steps=4, learning_rate=0.1, evaluate_every=2, save_every=100)
+    straight = run(quadratic(), config, tmp_path / "straight")
+    parameters = quadratic()
+
+    def ended() -> float:
+        raise RankEnded("rank 1: gone")
+
+    with pytest.raises(RankEnded):
+        fit("stage", parameters, loss_at(parameters), ended, 5, config, tmp_path / "cut")
+    assert (tmp_path / "cut" / "checkpoint.safetensors").is_file()
+    assert run(quadratic(seed=1), config, tmp_path / "cut") == straight

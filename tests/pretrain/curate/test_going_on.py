@@ -18,9 +18,9 @@ from rlnsp.cli import main
 from rlnsp.settings import ConfigError
 from tests.chat_server import ChatServer, speaking
 from tests.judge_server import FAULTS, serving
+from tests.pages import ROOT
 from tests.pretrain.curate.models import speaker
 from tests.pretrain.curate.test_curate import curate, write
-from tests.test_readme import ROOT
 
 RESULTS = ("manifest.jsonl", "dropped.jsonl")
 

@@ -1,0 +1,174 @@
+"""``rlnsp sft`` in two real processes, on a tiny policy, pictures and videos, and files that are neither."""
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+
+from benchmarks.two_processes import launch
+from pretrain import precompute
+from pretrain.diffusion import _Flow
+from rlnsp.cli import main
+from tests.policies.tiny import make_policy_folder
+from tests.videos import BLUE, GREEN, RED, encode, moving, truncated
+
+SETTINGS = """
+data: {clips: stream, shapes: [[32, 64], [64, 32]], workers: 1}
+sft:
+  drop: 0.2
+  text: caption
+  micro_batch_size: 1
+  loop: {steps: 4, batch_size: 3, learning_rate: 1e-3, warmup: 0, ema_decay: 0.5,
+    evaluate_every: 2, save_every: 3}
+threads: 1
+device: cpu
+"""
+FAULT_AT = 5
+"""The loss in which the second process comes to its end: of the third step, after an evaluation of two."""
+
+
+@pytest.fixture(autouse=True)
+def _denormals_as_they_were() -> Iterator[None]:
+    yield
+    torch.set_flush_denormal(False)
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data, settings, and a policy to start from."""
+    folder = tmp_path_factory.mktemp("given")
+    data = folder / "data"
+    encode(data / "wide.mp4", moving(RED, 30, 72, 128), fps=30.0)
+    encode(data / "tall.mp4", moving(BLUE, 20, 128, 72), fps=25.0)
+    encode(data / "again.mp4", moving(GREEN, 20, 71, 133), fps=24.0)
+    truncated(data / "cut.mp4", moving(RED, 30))
+    for name, colour, size in (("one", RED, (40, 70)), ("two", BLUE, (64, 64)), ("three", GREEN, (33, 90))):
+        Image.fromarray(moving(colour, 1, *size)[0]).save(data / f"{name}.png")
+    (data / "none.png").write_bytes(b"no picture")
+    Image.fromarray(moving(RED, 1)[0]).save(data / "kept.webp")
+    encode(data / "kept-too.mp4", moving(GREEN, 20), fps=16.0)
+    for path in sorted(data.iterdir()):
+        split = "heldout" if path.stem.startswith("kept") else "train"
+        said = {"caption": f"It is {path.stem}.", "split": split}
+        (data / f"{path.stem}.json").write_text(json.dumps(said))
+    (folder / "sft.yaml").write_text(SETTINGS)
+    make_policy_folder(folder / "tiny")
+    return folder
+
+
+def words(given: Path, output: Path, *more: str) -> list[str]:
+    settings = ["--config", str(given / "sft.yaml"), "--policy", str(given / "tiny")]
+    return ["sft", *settings, "--output", str(output), f"data.manifest={given / 'data'}", *more]
+
+
+def work(argv: list[str], fault: str) -> int:
+    """The command, in a process that may come to its end on the way."""
+    precompute.ROWS_A_FILE = 2
+    if fault and os.environ["RANK"] == "1":
+        act: dict[str, Callable[[], Any]] = {
+            "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
+            "stopped": lambda: os.kill(os.getpid(), signal.SIGTERM),
+        }
+        calls, flow = 0, _Flow.__call__
+
+        def counted(*arguments: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == FAULT_AT:
+                act[fault]()
+            return flow(*arguments)
+
+        pytest.MonkeyPatch().setattr(_Flow, "__call__", counted)
+    return main(argv)
+
+
+def both(argv: list[str], log: Path, fault: str = "") -> tuple[list[int | None], list[str]]:
+    """Exit codes and what was said."""
+    processes = launch(work, (argv, fault), log, 2, preload=["pretrain.stages"])
+    for process in processes:
+        process.join(120)
+    codes = [process.exitcode for process in processes]
+    for process in processes:
+        process.kill()
+    return codes, [log.with_suffix(f".{rank}").read_text() for rank in (0, 1)]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def weights(policy: Path) -> dict[str, Tensor]:
+    found = {}
+    for part in ("transformer", "connector"):
+        (path,) = (policy / part).glob("*.safetensors")
+        found |= {f"{part}.{name}": value for name, value in load_file(path).items()}
+    return found
+
+
+def metrics(output: Path) -> list[dict[str, float]]:
+    lines = (output / "sft" / "metrics.jsonl").read_text().splitlines()
+    return [{name: value for name, value in json.loads(line).items() if name != "seconds"} for line in lines]
+
+
+def assert_same(one: Path, other: Path, start: Path) -> None:
+    """Two outputs' weights agree to rounding, and are not those of ``start``."""
+    found, expected, before = weights(other / "policy"), weights(one / "policy"), weights(start)
+    assert max((value - before[name]).abs().max().item() for name, value in expected.items()) > 1e-3
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=2e-5)
+
+
+@pytest.fixture(scope="module")
+def alone(given: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one process makes of it, streaming."""
+    output = tmp_path_factory.mktemp("alone") / "run"
+    assert main(words(given, output)) == 0
+    return output
+
+
+def test_two_processes_precompute_and_train_as_one_does(given: Path, alone: Path, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(precompute, "ROWS_A_FILE", 2)
+        assert main(words(given, tmp_path / "one", "--precompute")) == 0
+    codes, (said, other) = both(words(given, tmp_path / "two", "--precompute"), tmp_path / "log")
+    assert codes == [0, 0], (said, other)
+    assert other == ""
+    assert said.count("policy: ") == 1
+    shards = [files(tmp_path / name / "latents") for name in ("one", "two")]
+    assert len(shards[0]) > 6
+    assert shards[0] == shards[1]
+    runs = alone, tmp_path / "one", tmp_path / "two"
+    lists = [(run / "sft" / "skipped.jsonl").read_text().splitlines() for run in runs]
+    assert [sorted(json.loads(line)["id"] for line in lines) for lines in lists] == [["cut", "none"]] * 3
+    assert metrics(runs[0]) == metrics(runs[1])
+    assert metrics(runs[2]) == [pytest.approx(row, rel=1e-4) for row in metrics(runs[1])]
+    assert_same(runs[1], runs[2], given / "tiny")
+
+
+@pytest.mark.parametrize(
+    ("fault", "codes", "says"),
+    [
+        ("killed", [1, -signal.SIGKILL], "another process of the run has ended"),
+        ("stopped", [143, 143], "interrupted and saved; go on by: rlnsp sft"),
+    ],
+)
+def test_what_ends_one_process_ends_both_and_one_goes_on(
+    given: Path, alone: Path, tmp_path: Path, fault: str, codes: list[int], says: str
+) -> None:
+    found, (said, other) = both(words(given, tmp_path / "run"), tmp_path / "log", fault)
+    assert found == codes, (said, other)
+    assert says in said
+    assert "Traceback" not in said + other
+    assert (tmp_path / "run" / "sft" / "checkpoint.safetensors").is_file()
+    assert main(words(given, tmp_path / "run")) == 0
+    assert metrics(tmp_path / "run") == [pytest.approx(row, rel=1e-4) for row in metrics(alone)]
+    assert_same(alone, tmp_path / "run", given / "tiny")
