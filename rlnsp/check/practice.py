@@ -81,8 +81,12 @@ def practise(
             return Practice(transitions=len(batch), first=first, refused=str(error))
         done = time.perf_counter()
         later = optimise.accumulate(batch, scenes)
-        # A stale zero hides what lies behind it, and is another fault.
-        lasting = _without_gradient(policy) if movement(later) else absent
+        lasting = _without_gradient(policy)
+        if lasting == trained.keys():  # a clip stops what has moved so far: look from where it is now
+            optimise.accumulate(optimise.with_anchors(batch, scenes), scenes)
+            lasting = _without_gradient(policy)
+        if not movement(later):  # a stale zero hides what lies behind it, and is another fault
+            lasting = absent
         return Practice(
             transitions=len(batch),
             first=first,
