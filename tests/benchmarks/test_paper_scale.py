@@ -200,11 +200,13 @@ def test_docs_are_filled_from_the_papers_size_alone(tmp_path, capsys):
     (tmp_path / "docs").mkdir()
     page = tmp_path / "docs" / "scale.md"
     opening, closing = paper_scale_page.MARKS
-    page.write_text(f"{opening}\nnothing yet\n{closing}\n")
+    shipped = (paper_scale.ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
+    page.write_text(f"before\n{opening}{shipped.partition(opening)[2]}", encoding="utf-8")
+    assert closing in page.read_text()
     with pytest.raises(ValueError, match="of size small"):
         paper_scale_page.fill_docs(tmp_path, {**FOUND, "size": "small"})
     paper_scale_page.fill_docs(tmp_path, FOUND)
-    assert "nothing yet" not in page.read_text()
+    assert page.read_text().startswith(f"before\n{opening}\n{paper_scale_page.section(FOUND)}\n{closing}")
     assert json.loads((tmp_path / "docs" / "benchmarks" / "paper-scale.json").read_text()) == FOUND
     for argv, says in (
         (["--size", "small"], "wants --output"),
