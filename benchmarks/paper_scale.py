@@ -12,6 +12,7 @@ command that is cut short leaves what it has.  ``--size small`` does the same wi
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import statistics
@@ -31,7 +32,7 @@ from benchmarks.calls import Iteration, Recorder
 from benchmarks.phases import PHASES, InPhases, Phases, held_bytes, peaks_on_cpu
 from benchmarks.plan_table import NOT_MADE_YET
 from benchmarks.random_unified import SMALL, random_unified, write_settings
-from benchmarks.shapes import Setting
+from benchmarks.shapes import DRAWN, Setting
 from policies.unified import Unified
 from rlnsp import config
 from rlnsp.check.examination import examine
@@ -45,17 +46,16 @@ from rlnsp.rundir import environment
 from rlnsp.settings import RunConfig
 
 ROOT = Path(__file__).parents[1]
-REWARDS = ("motion", "temporal_flicker=0")
-"""Of pixels, so that clips are decoded; the second is logged alone."""
-# A window in the middle of the config's, so that every iteration costs what the plan counts.
+REWARDS = (DRAWN, "motion=0")
+"""Of pixels, so that clips are decoded.  The first tells any clips apart; the second is logged alone."""
 SETTINGS = ("trainer.scenes_per_iteration=1", "data.train=world", "data.heldout=world")
 SIZES: dict[str, tuple[str, ...]] = {
+    # A window in the middle of the config's range, so that each iteration costs what the plan counts.
     "paper": ("sampler.window.kind=fixed", "sampler.window.start=4"),
     "small": (
-        *(
-            f"policy.config.{key}={value}"
-            for key, value in (("num_frames", 9), ("height", 64), ("width", 64))
-        ),
+        "policy.config.num_frames=9",
+        "policy.config.height=64",
+        "policy.config.width=64",
         "sampler.num_steps=4",
         "sampler.window={kind: fixed, start: 1, size: 2, end: 3}",
         "algorithm.config.credit={best_k: 2, worst_k: 2}",
@@ -126,7 +126,7 @@ class Session:
         self.keep(check=report.to_json())
 
     def measure(self, name: str, run: RunConfig, policy: Unified, iterations: int) -> dict[str, Any]:
-        """Iterations as time allows, at least one; where memory runs out, that."""
+        """Iterations as time allows, at least one, beside their plan; where memory runs out, that."""
         plan, trainer = self.plan(run), run.trainer
         found: dict[str, Any] = {
             "name": name,
@@ -139,10 +139,11 @@ class Session:
                 "peak": plan.peak,
             },
         }
+        gc.collect()
+        torch.cuda.empty_cache()  # of what came before; nothing on a CPU
         try:
             found |= self._iterations(name, run, policy, iterations)
         except torch.OutOfMemoryError as error:
-            torch.cuda.empty_cache()
             found["out_of_memory"] = str(error).splitlines()[0]
         self.keep(settings=[*self.found.get("settings", []), found])
         return found
@@ -250,7 +251,9 @@ def work(session: Session, iterations: int) -> None:
     if "seconds" in first:
         slower = sum(first["seconds"].values()) / sum(first["plan"]["seconds"].values())
     run = session.largest(slower, LARGEST[session.found["size"]])
-    if run is not None:
+    if run is None:
+        session.say("no larger group fits, by the plan, or none in the time that is left")
+    else:
         session.measure("the plan's largest", run, policy, iterations)
 
 

@@ -8,16 +8,17 @@ from tests.policies.pipelines import SIZE, make_pipeline_folder
 
 
 @pytest.mark.parametrize("name", sorted(plan_error.PIPELINES))
-def test_what_is_planned_of_a_pipeline_is_what_it_takes(name, tmp_path):
+def test_what_is_planned_of_a_pipeline_is_what_it_takes(name, tmp_path, monkeypatch):
+    case = "bf16, checkpointing"
+    monkeypatch.setattr(plan_error, "OF_PIPELINES", {case: plan_error.OF_PIPELINES[case]})
     folder = make_pipeline_folder(name, tmp_path / name)
     own = {**SIZE, "max_length": 128, "lora": Lora(rank=2, alpha=4.0)}
     rows = {row.what.removeprefix(f"{name}, "): row for row in plan_error.of_pipeline(name, folder, 4, **own)}
-    assert len(rows) == 2 * 4
+    assert len(rows) == 4
     for what, row in rows.items():
         if "left out" in what:
             assert abs(row.error) < 0.01, what
         elif "decoding" in what:
             assert -0.5 < row.error < 0.01, what  # what is taken inside convolutions is not planned
         else:
-            # In bf16 the pipelines' conditions are half of what is planned.
-            assert -0.02 < row.error < (0.05 if "fp32" in what else 0.15), what
+            assert -0.02 < row.error < 0.06, what

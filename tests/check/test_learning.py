@@ -34,7 +34,7 @@ def test_a_fault_that_the_run_does_not_use_is_a_note():
 
 
 def test_a_clip_that_stops_all_that_the_step_has_moved_hides_no_gradient():
-    """The first layer has one only from the second step on, when every ratio is outside a clip this narrow."""
+    """The first layer has one from the second step on, when every ratio is outside a clip this narrow."""
     report = report_of(settings={"clip": 1e-7}, micro_batch_size=1, learning_rate=1e-2)
     assert "reaches all 4 trained tensors" in report.findings["gradient"].says
     assert report.failed == []
