@@ -221,7 +221,8 @@ class Session:
 
 
 def _in_phases(iterate: Iteration, recorder: Recorder, policy: Unified, phases: Phases) -> None:
-    recorder.policy = InPhases(policy, phases)
+    stand_in: Any = InPhases(policy, phases)
+    recorder.policy = stand_in
     iterate.run.clock = lambda: Clock(ended=phases.ended)
     phases.switch("rollout")
     iterate()

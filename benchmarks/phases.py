@@ -18,7 +18,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from rlnsp.protocols import Policy
 from rlnsp.types import Condition, Scene, Video
 
-PHASES = ("encode", "rollout", "decode", "score", "train")
+PHASES: tuple[str, ...] = ("encode", "rollout", "decode", "score", "train")
 AFTER = {"rollout": "score", "score": "train", "optimise": None}
 """What begins as a lap of the trainer's clock ends."""
 MARK = "phase of an iteration: "
