@@ -25,7 +25,8 @@ def terminal(results: Results) -> list[Table]:
 
     table = Table(title=_title(results), title_justify="left", show_lines=True)
     for number, column in enumerate(_head(results)):
-        table.add_column(column, justify="right" if number else "left", overflow="fold")
+        # Between words a narrow terminal can break a line.
+        table.add_column(column.replace("_", " "), justify="right" if number else "left", overflow="fold")
     for row in results.rows:
         table.add_row(*_cells(row, results, two_lines=True))
     table.caption, table.caption_justify = "\n".join(_notes(results)) or None, "left"
@@ -36,7 +37,7 @@ def terminal(results: Results) -> list[Table]:
     for number, column in enumerate(AGAINST):
         against.add_column(column, justify="right" if number > 1 else "left", overflow="fold")
     for (name, measure), one in comparisons.items():
-        against.add_row(*_compared(name, measure, one))
+        against.add_row(*_compared(name, measure.replace("_", " "), one))
     return [table, against]
 
 

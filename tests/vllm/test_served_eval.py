@@ -48,7 +48,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         argv += ["measures.causal_consistency.config.prompts=world"]
         done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        assert "causal_consistency" in done.stdout
+        assert "checklist ↑" in done.stdout
         yield place / "out"
     finally:
         server.kill()
