@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rlnsp.atomic import written_whole
 from rlnsp.benchmark.results import Comparison, Results, Row
-from rlnsp.evaluate import LOWER_IS_BETTER, Interval
+from rlnsp.evaluate import DISTANCE, LOWER_IS_BETTER, Interval
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -148,7 +148,13 @@ def _notes(results: Results) -> list[str]:
         for measure in results.measures
         if (one := _interval(row, measure)) and one.n < len(results.scenes)
     ]
-    return notes + partial
+    tried = dict.fromkeys(name for row in results.rows for name in row.evaluation.scores)
+    nowhere = [
+        f"{name}: could not be measured on any scene"
+        for name in tried
+        if name not in results.measures and name != DISTANCE  # most scenes have no true next one
+    ]
+    return notes + partial + nowhere
 
 
 def _compared(name: str, measure: str, one: Comparison) -> list[str]:

@@ -75,6 +75,7 @@ def test_policies_clips_from_elsewhere_and_the_context_frame_are_rows_of_one_tab
     assert distances["context frame"] == pytest.approx(160 / 255, abs=0.01)
     assert found["context frame"]["measures"]["motion"]["mean"] == 0
     assert found["toy0.yaml"]["seconds_a_clip"] > 0
+    assert found["other"]["how"]["policy"] == "toy1.yaml"
     assert found["theirs"]["seconds_a_clip"] is None
     assert found["theirs"]["less"]["baseline"] == "toy0.yaml"
     assert found["theirs"]["less"]["measures"]["bright"]["higher"] == 6

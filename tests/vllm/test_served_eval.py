@@ -48,7 +48,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         argv += ["measures.causal_consistency.config.prompts=world"]
         done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        assert "checklist ↑" in done.stdout
+        assert f"{SCENES} held-out scenes" in done.stdout
         yield place / "out"
     finally:
         server.kill()
@@ -96,6 +96,10 @@ def test_scores_unscored_and_means_are_those_of_the_verdicts(
         known.setdefault((row, measure), []).append(float(told))
     results = json.loads((out / "results.json").read_text())
     table = (out / "table.md").read_text()
+    for measure in JUDGED:
+        nowhere = not any((row, measure) in known for row in ("world", "toy"))
+        assert (f"- {measure}: could not be measured on any scene" in table) == nowhere
+        assert (f"{measure} ↑" in table) != nowhere
     for row in ("world", "toy"):
         for measure in JUDGED:
             found, of = results[row]["measures"][measure], known.get((row, measure), [])
