@@ -91,7 +91,9 @@ def test_scores_unscored_and_means_are_those_of_the_verdicts(
         if one["passed"] is None:
             assert told == ""
             continue
-        right = float(np.mean(list(one["checks"].values()))) if measure == "checklist" else one["passed"]
+        right = (
+            float(np.mean(list(one["checks"].values()))) if measure == "checklist" else float(one["passed"])
+        )
         assert float(told) == pytest.approx(right, abs=1e-6)
         known.setdefault((row, measure), []).append(float(told))
     results = json.loads((out / "results.json").read_text())
