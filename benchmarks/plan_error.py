@@ -2,15 +2,18 @@
 
 ``python -m benchmarks.plan_error [--write docs/scale.md]``
 
-Memory: the peak of torch's tensors that the profiler records while the work is done by the embedded world's
-policy, weights left out, against the plan's count on fake tensors.
+Memory: the peak of torch's tensors that the profiler records while the work is done, weights left out,
+against the plan's count on fake tensors.  By the embedded world's policy, and by LTX-Video and Wan pipelines
+of random weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -18,7 +21,11 @@ from torch import Tensor
 
 from benchmarks.ablation_table import fill, page_to_write
 from benchmarks.memory import peak_bytes
+from benchmarks.random_ltx import SIZE_TINY, random_ltx
+from benchmarks.random_wan import TINY_TRANSFORMER, TINY_VAE, random_wan
+from policies.ltx_video import LTXVideo
 from policies.unified import Unified
+from policies.wan import Wan
 from rlnsp import config
 from rlnsp.plan.costs import Costs
 from rlnsp.plan.estimate import GIB, Rates, estimate
@@ -29,6 +36,8 @@ from rlnsp.world import scenes
 
 MARKS = ("<!-- plan error -->", "<!-- /plan error -->")
 MIB = 2**20
+CONVOLUTION = "aten::mkldnn_convolution"
+"""oneDNN's, on a CPU: inside it lays out input, weights and output anew."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,50 +59,84 @@ CASES: dict[str, dict[str, Any]] = {
     "checkpointing": {"gradient_checkpointing": True},
     "bf16": {"dtype": "bf16"},
 }
+OF_PIPELINES: dict[str, dict[str, Any]] = {
+    "fp32": {},
+    "bf16, checkpointing": {"dtype": "bf16", "gradient_checkpointing": True},
+}
+PIPELINES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "ltx_video": (LTXVideo, {"num_frames": 17, "height": 128, "width": 128, "fps": 16.0, "max_length": 160}),
+    "wan": (Wan, {"num_frames": 9, "height": 64, "width": 64, "fps": 16.0, "max_length": 512}),
+}
+"""48 latent tokens each."""
 
 
 def compared(batches: tuple[int, ...] = (2, 8)) -> Iterator[Compared]:
-    """A model call, a training step and a decoding, by batch and settings; and a whole rollout."""
+    """A model call, a training step and a decoding, by policy, settings and batch; and a whole rollout."""
     for name, own in CASES.items():
         settings = Unified.Config(device="cpu", **own)
         policy, costs = Unified(settings), Costs(Unified.outline(settings))
-        with torch.no_grad():
-            condition = policy.encode(scenes("train", max(batches), 0))
         for batch in batches:
-            taken = condition.take(torch.arange(batch))
-            x = policy.noise(batch, torch.Generator().manual_seed(0))
-            sigma = torch.full((batch,), 0.7)
-
-            for train in (False, True):
-                cost = (costs.of_training if train else costs.of_calls)(batch, 1.0)
-                measured = least(partial(_call, policy, x, sigma, taken, train))
-                what = f"{name}: {'training step' if train else 'model call'} of {batch}"
-                yield Compared(what=what, planned=cost.bytes, measured=measured)
+            yield from of_calls(name, policy, costs, batch)
     settings = Unified.Config(device="cpu")
     policy, costs = Unified(settings), Costs(Unified.outline(settings))
-    generator = torch.Generator().manual_seed(0)
     for batch in batches:
-        x = policy.noise(batch, generator)
-        measured = least(partial(_decode, policy, x, generator))
-        yield Compared(
-            what=f"decoding of {batch}",
-            planned=costs.of_decoding(min(batch, 16)).bytes,
-            measured=measured,
-        )
+        yield from of_decoding("", policy, costs, batch)
     yield of_rollout(policy, costs)
+    for name in PIPELINES:
+        with TemporaryDirectory() as folder:
+            _write(name, Path(folder))
+            yield from of_pipeline(name, Path(folder), max(batches))
 
 
-def _call(policy: Unified, x: Tensor, sigma: Tensor, condition: Condition, train: bool) -> None:
+def _write(name: str, folder: Path) -> None:
+    if name == "wan":
+        random_wan(TINY_TRANSFORMER, TINY_VAE).save_pretrained(folder)
+    else:
+        random_ltx(folder, SIZE_TINY["transformer"], SIZE_TINY["vae"])
+
+
+def of_pipeline(name: str, folder: Path, batch: int, **own: Any) -> Iterator[Compared]:
+    """The same for a text-to-video policy whose pipeline is in ``folder``; ``own`` are more settings."""
+    kind, clip = PIPELINES[name]
+    for case, also in OF_PIPELINES.items():
+        settings = kind.Config(folder=str(folder), device="cpu", **{**clip, **own, **also})
+        policy, costs = kind(settings), Costs(kind.outline(settings))
+        yield from of_calls(f"{name}, {case}", policy, costs, batch)
+        yield from of_decoding(f"{name}, {case}: ", policy, costs, batch)
+
+
+def of_calls(name: str, policy: Any, costs: Costs, batch: int) -> Iterator[Compared]:
+    """A model call and a training step."""
+    with torch.no_grad():
+        condition = policy.encode(scenes("train", batch, 0))
+    x = policy.noise(batch, torch.Generator().manual_seed(0))
+    sigma = torch.full((batch,), 0.7)
+    for train in (False, True):
+        cost = (costs.of_training if train else costs.of_calls)(batch, 1.0)
+        measured = peak_bytes(partial(_call, policy, x, sigma, condition, train))
+        what = f"{name}: {'training step' if train else 'model call'} of {batch}"
+        yield Compared(what=what, planned=cost.bytes, measured=measured)
+
+
+def of_decoding(name: str, policy: Any, costs: Costs, batch: int) -> Iterator[Compared]:
+    """As many clips at once as the settings allow; with and without what convolutions take for themselves."""
+    generator = torch.Generator().manual_seed(0)
+    work = partial(policy.decode, policy.noise(batch, generator), generator)
+    planned = costs.of_decoding(min(batch, policy.config.decode_batch_size)).bytes
+    what = f"{name}decoding of {batch}"
+    yield Compared(what=what, planned=planned, measured=peak_bytes(work))
+    left_out = peak_bytes(work, closed=CONVOLUTION)
+    yield Compared(what=f"{what}, convolutions' own left out", planned=planned, measured=left_out)
+
+
+def _call(policy: Any, x: Tensor, sigma: Tensor, condition: Condition, train: bool) -> None:
     with torch.set_grad_enabled(train):
-        v = policy.velocity(x, sigma, condition)
+        rows = condition.take(torch.arange(len(x)))  # which copies them, in a rollout and in training too
+        v = policy.velocity(x, sigma, rows)
         if train:
             v.pow(2).mean().backward()
     for _, parameter in policy.named_trainable():
         parameter.grad = None
-
-
-def _decode(policy: Unified, x: Tensor, generator: torch.Generator) -> None:
-    policy.decode(x, generator)
 
 
 def of_rollout(policy: Unified, costs: Costs) -> Compared:
@@ -117,13 +160,10 @@ def of_rollout(policy: Unified, costs: Costs) -> Compared:
 
     sizes = plan.phases["rollout"]
     return Compared(
-        what=f"rollout of {plan.samples} with 6 steps kept", planned=sum(sizes.values()), measured=least(work)
+        what=f"rollout of {plan.samples} with 6 steps kept",
+        planned=sum(sizes.values()),
+        measured=peak_bytes(work),
     )
-
-
-def least(work: Callable[[], None], times: int = 1) -> int:
-    """Of several: the first also takes what is kept for good."""
-    return min(peak_bytes(work) for _ in range(times))
 
 
 def table(rows: list[Compared]) -> str:

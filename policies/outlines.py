@@ -63,6 +63,7 @@ def outline(
     blocks: int,
     parts: Mapping[str, nn.Module],
     condition: tuple[int, int],
+    condition_bytes: int = 4,
     reader: nn.Module,
     read_tokens: int,
     pixels: Callable[[Any, Tensor], Tensor],
@@ -75,6 +76,7 @@ def outline(
         blocks: of the transformer as it is.
         parts: frozen models by name, whole.
         condition: tokens and width of what the transformer attends to.
+        condition_bytes: of a number of it.
         reader: the text model, without its table of embeddings.
         read_tokens: a scene's.
         pixels: of the model and latents (B, C, f, h, w), what its VAE makes.
@@ -105,6 +107,7 @@ def outline(
         decoder=decoder,
         latent=(grid.num_tokens, grid.channels * grid.patch**2 * grid.patch_t),
         condition=condition,
+        condition_bytes=condition_bytes,
         decode_batch_size=config.decode_batch_size,
         read_parameters=sum(value.numel() for value in reader.parameters()),
         read_tokens=read_tokens,

@@ -114,6 +114,7 @@ def _outline(
             "VAE": parts["vae"],
         },
         condition=(config.max_length, width),
+        condition_bytes=DTYPES[config.dtype].itemsize,  # as the text encoder says it
         reader=parts["text_encoder"].encoder.block,
         read_tokens=config.max_length,
         pixels=pixels,

@@ -148,6 +148,7 @@ def evaluate_clips(
     keep: int = 0,
     data_loss: DataLoss | None = None,
     seen: Callable[[Sequence[Sample], int], None] = lambda samples, number: None,
+    measured: Callable[[Sequence[Sample], int], None] = lambda samples, number: None,
     ranks: Ranks | None = None,
 ) -> Evaluation:
     """As ``evaluate``, of clips however they are made.
@@ -162,6 +163,7 @@ def evaluate_clips(
         keep: how many clips to keep.
         data_loss: as in ``evaluate``.
         seen: given every clip as it is made, with the number of its seed, counted from 0.
+        measured: the same once rewards have scored it.
         ranks: as in ``evaluate``.
     """
     ranks = ranks or Ranks()
@@ -183,6 +185,8 @@ def evaluate_clips(
         kept += made[0][: len(ranks.share(keep)) - len(kept)]
         shape = made[0][0].frames.shape
         raw = [score(rewards, samples).raw for samples in made]
+        for number, samples in enumerate(made):
+            measured(samples, number)
         for name in names:
             scores[name] += _mean_over_seeds([one[name].tolist() for one in raw])
         distances = [distances_to_future(clips) for clips in zip(*made, strict=True)]

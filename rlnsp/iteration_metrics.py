@@ -1,6 +1,7 @@
 """What an iteration says of itself: its rewards, and where its time went."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,12 +14,16 @@ from rlnsp.types import Scores
 class Clock:
     """Seconds by phase."""
 
-    def __init__(self) -> None:
+    def __init__(self, ended: Callable[[str], None] | None = None) -> None:
+        """``ended``: told the name of each phase as it ends."""
         self.seconds: dict[str, float] = {}
+        self.ended = ended
         self._last = time.perf_counter()
 
     def lap(self, phase: str) -> None:
         """The time since the last lap was ``phase``."""
+        if self.ended:
+            self.ended(phase)
         now = time.perf_counter()
         self.seconds[phase], self._last = round(now - self._last, 4), now
 

@@ -144,6 +144,7 @@ class Run:
         self.compared = 0
         self.interruption = Interruption()
         self.ranks.held = self.interruption.held
+        self.clock: Callable[[], Clock] = Clock
 
     def run(self, start: Start | None = None) -> int:
         """Everything, with the exit code; from a checkpoint, where ``start`` has one."""
@@ -232,7 +233,7 @@ class Run:
         Returns:
             The line of ``metrics.jsonl``.
         """
-        clock = Clock()
+        clock = self.clock()
         scenes = self.scenes(iteration)
         randomness = Randomness(seed=self.config.seed, iteration=iteration)
         trajectory, scores = self._sample(scenes, randomness, clock)

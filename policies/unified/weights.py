@@ -40,10 +40,31 @@ def load_model(config: Unified.Config) -> UnifiedModel:
     Raises:
         ConfigError: a missing or damaged file, or parts that do not fit together.
     """
-    geometry, sources = parts_of(config)
+    _, sources = parts_of(config)
     dtype = DTYPES[config.dtype]
-    comprehension = load_comprehension(need(sources, "comprehension"), dtype=dtype, limits=config.limits)
-    transformer = load_transformer(need(sources, "transformer"), dtype=dtype)
+    return assemble(
+        config,
+        comprehension=load_comprehension(need(sources, "comprehension"), dtype=dtype, limits=config.limits),
+        transformer=load_transformer(need(sources, "transformer"), dtype=dtype),
+        vae=load_vae(need(sources, "vae"), dtype=dtype),
+        scheduler=load_scheduler(need(sources, "scheduler")),
+    )
+
+
+def assemble(
+    config: Unified.Config,
+    *,
+    comprehension: Comprehension,
+    transformer: LTXVideoTransformer3DModel,
+    vae: AutoencoderKLLTXVideo,
+    scheduler: FlowMatchEulerDiscreteScheduler,
+) -> UnifiedModel:
+    """The model of these parts as ``config`` describes it, with the connector that it names or a fresh one.
+
+    Raises:
+        ConfigError: a connector that cannot be loaded, or parts that do not fit together.
+    """
+    geometry, sources = parts_of(config)
     out = transformer.config["caption_channels"]
     if (source := sources["connector"]) is not None:
         connector = load_connector(source)
@@ -55,10 +76,10 @@ def load_model(config: Unified.Config) -> UnifiedModel:
         comprehension=comprehension,
         connector=connector,
         transformer=transformer,
-        vae=load_vae(need(sources, "vae"), dtype=dtype),
-        scheduler=load_scheduler(need(sources, "scheduler")),
+        vae=vae,
+        scheduler=scheduler,
         geometry=geometry,
-        compute_dtype=dtype,
+        compute_dtype=DTYPES[config.dtype],
     )
     model.decode_timestep, model.decode_noise_scale = config.decode_timestep, config.decode_noise_scale
     model.decode_batch_size = config.decode_batch_size

@@ -46,7 +46,7 @@ def policy_entry(given: str, run: RunConfig) -> Entry:
         make = by_policy(policy, run.sampler, run.evaluation, run.trainer.micro_batch_size)
         return meter.around(make), meter
 
-    how = {**sampled_how(run.sampler, run.evaluation), "weights": "live"}
+    how = {"policy": where, **sampled_how(run.sampler, run.evaluation), "weights": "live"}
     return Entry(name=name, open=opened, how=how, notes=_trained_on(where, run))
 
 

@@ -141,8 +141,9 @@ def measure(
     rewards: Sequence[BuiltReward],
     run: RunConfig,
     seen: Callable[[Sequence[Sample], int], None],
+    measured: Callable[[Sequence[Sample], int], None],
 ) -> Row:
-    """The row of one entry, which is open already; ``seen`` as ``evaluate_clips`` has it."""
+    """The row of one entry, open already; ``seen`` and ``measured`` as ``evaluate_clips`` has them."""
     make, meter = opened
     evaluation = evaluate_clips(
         make,
@@ -152,6 +153,7 @@ def measure(
         chunk_size=run.trainer.micro_batch_size,
         how=entry.how,
         seen=seen,
+        measured=measured,
     )
     return Row(
         name=entry.name,

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, zip_longest
 from pathlib import Path
 
 from rlnsp import config
-from rlnsp.data import WORLD
+from rlnsp.data import WORLD, heldout_scenes
 from rlnsp.settings import RewardSlot, RunConfig, require
+from rlnsp.types import Scene
 
 FOLDER = "benchmarks"
 FOR_MANIFESTS = "nsp"
@@ -61,3 +65,20 @@ def measured_by(run: RunConfig, suite: Suite) -> RunConfig:
     """
     data = replace(run.data, heldout=suite.prompts)
     return config.checked(replace(run, data=data, rewards=suite.measures))
+
+
+def scenes_of(run: RunConfig, by: str) -> list[Scene]:
+    """The scenes that a run is evaluated on, ``evaluation.num_scenes`` at the most.
+
+    Where a manifest has more, as many of each value of its column ``by`` as can be, the first ones, in the
+    manifest's order; without ``by`` the first ones of all.
+    """
+    own = run.evaluation
+    if run.data.heldout == WORLD or not by:
+        return heldout_scenes(run.data, own.num_scenes, own.seed)
+    pool = heldout_scenes(run.data, sys.maxsize, own.seed)
+    places: dict[str, list[int]] = defaultdict(list)
+    for place, scene in enumerate(pool):
+        places[str(scene.columns.get(by, ""))].append(place)
+    in_turns = [place for place in chain(*zip_longest(*places.values())) if place is not None]
+    return [pool[place] for place in sorted(in_turns[: own.num_scenes])]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rlnsp.atomic import written_whole
 from rlnsp.benchmark.results import Comparison, Results, Row
-from rlnsp.evaluate import LOWER_IS_BETTER, Interval
+from rlnsp.evaluate import DISTANCE, LOWER_IS_BETTER, Interval
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -25,18 +25,19 @@ def terminal(results: Results) -> list[Table]:
 
     table = Table(title=_title(results), title_justify="left", show_lines=True)
     for number, column in enumerate(_head(results)):
-        table.add_column(column, justify="right" if number else "left", overflow="fold")
+        # Between words a narrow terminal can break a line.
+        table.add_column(column.replace("_", " "), justify="right" if number else "left", overflow="fold")
     for row in results.rows:
         table.add_row(*_cells(row, results, two_lines=True))
-    table.caption = "\n".join(_notes(results)) or None
+    table.caption, table.caption_justify = "\n".join(_notes(results)) or None, "left"
     comparisons = results.comparisons()
     if not comparisons:
         return [table]
-    against = Table(title=f"less {results.rows[0].name}, scene by scene", title_justify="left")
+    against = Table(title=f"difference from {results.rows[0].name}, scene by scene", title_justify="left")
     for number, column in enumerate(AGAINST):
         against.add_column(column, justify="right" if number > 1 else "left", overflow="fold")
     for (name, measure), one in comparisons.items():
-        against.add_row(*_compared(name, measure, one))
+        against.add_row(*_compared(name, measure.replace("_", " "), one))
     return [table, against]
 
 
@@ -47,7 +48,11 @@ def markdown(results: Results) -> str:
     comparisons = results.comparisons()
     if comparisons:
         rows = [_compared(name, measure, one) for (name, measure), one in comparisons.items()]
-        parts += [f"Less *{results.rows[0].name}*, scene by scene:", _table(AGAINST, rows), HOW_TO_READ]
+        parts += [
+            f"Difference from *{results.rows[0].name}*, scene by scene:",
+            _table(AGAINST, rows),
+            HOW_TO_READ,
+        ]
     categories = results.categories()
     for measure in results.measures if categories else []:
         names = list(next(iter(categories.values())))
@@ -80,7 +85,7 @@ def scores_csv(results: Results) -> str:
     for row in results.rows:
         for measure in results.measures:
             for scene, value in zip(results.scenes, row.evaluation.scores.get(measure, []), strict=False):
-                told = str(value) if value == value else ""
+                told = f"{value:.7g}" if value == value else ""  # rewards are fp32
                 lines.append([row.name, scene.id, str(scene.columns.get(results.by, "")), measure, told])
     return _csv(lines)
 
@@ -110,7 +115,8 @@ HOW_TO_READ = (
 
 
 def _title(results: Results) -> str:
-    return f"{len(results.scenes)} held-out scenes"
+    seeds = max((len(row.evaluation.how["seeds"]) for row in results.rows), default=1)
+    return f"{len(results.scenes)} held-out scenes" + (f", {seeds} clips of each" if seeds > 1 else "")
 
 
 def _head(results: Results) -> list[str]:
@@ -137,12 +143,18 @@ def _notes(results: Results) -> list[str]:
     if any(row.memory_of == "process" for row in results.rows):
         notes.append("GiB: the most resident memory of the process, libraries included")
     partial = [
-        f"{row.name}: {measure} on {one.n} of {len(results.scenes)} scenes"
+        f"{row.name}: {measure} on {one.n} of {len(results.scenes)} scenes, the others could not be measured"
         for row in results.rows
         for measure in results.measures
         if (one := _interval(row, measure)) and one.n < len(results.scenes)
     ]
-    return notes + partial
+    tried = dict.fromkeys(name for row in results.rows for name in row.evaluation.scores)
+    nowhere = [
+        f"{name}: could not be measured on any scene"
+        for name in tried
+        if name not in results.measures and name != DISTANCE  # most scenes have no true next one
+    ]
+    return notes + partial + nowhere
 
 
 def _compared(name: str, measure: str, one: Comparison) -> list[str]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rlnsp.benchmark.entries import Entry
-    from rlnsp.types import Scene
+    from rlnsp.types import Sample, Scene
 
 EXAMPLE = """\
 examples:
@@ -74,11 +74,12 @@ def run(args: argparse.Namespace) -> int:
 
     from rlnsp.benchmark import tables
     from rlnsp.benchmark.results import Results, measure
+    from rlnsp.benchmark.suite import scenes_of
     from rlnsp.benchmark.vbench import VBenchFolder
-    from rlnsp.data import heldout_scenes
+    from rlnsp.benchmark.verdicts import Verdicts
     from rlnsp.scoring import RewardFailed, build_rewards, check_scenes, keep_records
 
-    scenes = heldout_scenes(run_config.data, run_config.evaluation.num_scenes, run_config.evaluation.seed)
+    scenes = scenes_of(run_config, by)
     entries = _entries(args, run_config, scenes)
     rewards = build_rewards(run_config.rewards)
     check_scenes(rewards, scenes)
@@ -91,8 +92,11 @@ def run(args: argparse.Namespace) -> int:
                     _write_settings(args.output, run_config)
                     keep_records(rewards, args.output / "rewards")
                 place = args.output / "vbench" / _as_folder(entry.name) if args.vbench else None
-                seen = VBenchFolder(place).add if place else lambda samples, number: None
-                row = measure(entry, opened, scenes, rewards, run_config, seen)
+                seen = VBenchFolder(place).add if place else _nothing
+                said = _nothing
+                if args.output:
+                    said = Verdicts(args.output, entry.name, rewards, run_config.evaluation.seed).add
+                row = measure(entry, opened, scenes, rewards, run_config, seen, said)
                 del opened  # the weights, before the next are loaded
         except RewardFailed as error:
             print(f"rlnsp: error: {error}", file=sys.stderr)
@@ -156,6 +160,10 @@ def _write_settings(folder: Path, run_config: RunConfig) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     with written_whole(folder / "settings.yaml") as aside:
         aside.write_text(config.to_yaml(run_config), encoding="utf-8")
+
+
+def _nothing(samples: Sequence[Sample], number: int) -> None:
+    """Of clips of which nothing is kept."""
 
 
 def _as_folder(name: str) -> str:

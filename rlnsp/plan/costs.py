@@ -10,6 +10,9 @@ from rlnsp.plan.outline import Outline
 from rlnsp.plan.tally import Tally, tallied
 from rlnsp.types import Condition
 
+DTYPES = {2: torch.bfloat16, 4: torch.float32}
+"""By the bytes of a number."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
@@ -74,10 +77,11 @@ def _call(outline: Outline, blocks: int, batch: int, guidance_scale: float, *, t
 
     def work() -> None:
         (tokens, channels), (length, width) = outline.latent, outline.condition
+        dtype = DTYPES[outline.condition_bytes]
         condition = Condition(
-            embeds=torch.empty(batch, length, width),
+            embeds=torch.empty(batch, length, width, dtype=dtype),
             mask=torch.ones(batch, length, dtype=torch.bool),
-            null_embeds=torch.empty(1, length, width),
+            null_embeds=torch.empty(1, length, width, dtype=dtype),
             null_mask=torch.ones(1, length, dtype=torch.bool),
         )
         with torch.set_grad_enabled(train):

@@ -126,7 +126,7 @@ def estimate(run: RunConfig, costs: Costs, *, devices: int, memory: float, rates
             "its gradient": outline.trained * FP32,
             "optimiser": outline.trained * STATE[trainer.optimizer],
             **({"average of the adapter": outline.trained * FP32} if trainer.ema_decay else {}),
-            "conditions": (groups + 1) * length * width * FP32,
+            "conditions": (groups + 1) * length * width * outline.condition_bytes,
         },
         phases={
             # What the rollout keeps are lists; at the end, when they are joined, both are there.

@@ -43,6 +43,8 @@ class Outline:
     """N and C."""
     condition: tuple[int, int]
     """L and D."""
+    condition_bytes: int = 4
+    """Of a number in it: 2 in bf16."""
     decode_batch_size: int
     read_parameters: int
     """Of the text model, those that every token passes through."""

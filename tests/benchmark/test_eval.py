@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from rlnsp import cli
-from rlnsp.manifest import read_clip, write_clip, write_manifest
+from rlnsp.benchmark import suite
+from rlnsp.manifest import read_clip, read_manifest, write_clip, write_manifest
 from tests.chat_server import speaking
 
 TOY = "use: rlnsp.testing:ToyPolicy\nconfig: {seed: SEED}\n"
@@ -74,6 +75,7 @@ def test_policies_clips_from_elsewhere_and_the_context_frame_are_rows_of_one_tab
     assert distances["context frame"] == pytest.approx(160 / 255, abs=0.01)
     assert found["context frame"]["measures"]["motion"]["mean"] == 0
     assert found["toy0.yaml"]["seconds_a_clip"] > 0
+    assert found["other"]["how"]["policy"] == "toy1.yaml"
     assert found["theirs"]["seconds_a_clip"] is None
     assert found["theirs"]["less"]["baseline"] == "toy0.yaml"
     assert found["theirs"]["less"]["measures"]["bright"]["higher"] == 6
@@ -125,6 +127,89 @@ def test_a_manifest_is_measured_by_a_judge_and_by_its_own_checklists(place, caps
     assert measures["causal_consistency"]["mean"] == 1
     assert measures["checklist"]["mean"] == 0.75
     assert measures["distance_to_future"] is None
+
+
+def judged_by_words(text, images):
+    """Passes what opens, has no opinion on balls, fails the rest; says yes to what begins with Does."""
+    if images:
+        return "A thing."
+    if "Pass or Fail" in text:
+        return "I cannot say." if "ball" in text else "Pass" if "open" in text else "Fail"
+    return "Yes" if text.split("\n\n")[1].startswith("Does") else "No"
+
+
+def expected(scene):
+    """What those words make of a scene: the verdict, and the share of its checklist."""
+    said = judged_by_words(f"{scene.context} Pass or Fail", [])
+    passed = {"Pass": 1.0, "Fail": 0.0}.get(str(said))
+    return passed, np.mean([question.startswith("Does") for question in scene.columns["checklist"]])
+
+
+def test_the_prompts_nsp_are_judged_by_a_model_behind_a_server(place, capsys):
+    """Two policies, a dozen prompts of all categories: verdicts, what has none, checklists, every file."""
+    asked = ["--policy", "a=toy0.yaml", "--policy", "b=toy1.yaml", "evaluation.num_scenes=12"]
+    with speaking(judged_by_words) as server:
+        url = f"config.openai.base_urls=[{server.url}]"
+        judges = [f"measures.{name}.{url}" for name in ("causal_consistency", "checklist")]
+        found = evaluated(
+            capsys, "--prompts", "nsp", *asked, *judges, "--output", "out", "evaluation.num_seeds=1"
+        )
+    scenes = [scene for scene in read_manifest(suite.load("nsp").prompts) if int(scene.id[-2:]) <= 2]
+    verdicts, shares = zip(*map(expected, scenes), strict=True)
+    known = [verdict for verdict in verdicts if verdict is not None]
+    assert 0 < sum(known) < len(known) < 12
+    for row in ("a", "b"):
+        measures = found[row]["measures"]
+        assert (measures["causal_consistency"]["n"], measures["checklist"]["n"]) == (len(known), 12)
+        assert measures["causal_consistency"]["mean"] == pytest.approx(np.mean(known))
+        assert measures["checklist"]["mean"] == pytest.approx(np.mean(shares))
+        assert set(found[row]["categories"]) == {scene.columns["category"] for scene in scenes}
+        assert len(found[row]["categories"]) == 6
+    assert found["b"]["less"]["measures"]["causal_consistency"]["scenes"] == len(known)
+    text = (place / "out" / "table.md").read_text()
+    assert f"- a: causal_consistency on {len(known)} of 12 scenes, the others could not be measured" in text
+    lines = list(csv.DictReader((place / "out" / "scores.csv").read_text().splitlines()))
+    told = {line["scene"]: line["score"] for line in lines if line["measure"] == "causal_consistency"}
+    assert [scene for scene, score in told.items() if not score] == [
+        scene.id for scene, verdict in zip(scenes, verdicts, strict=True) if verdict is None
+    ]
+
+
+def test_what_the_judge_said_of_every_clip_is_kept_and_asked_once(place, capsys):
+    asked = ["--policy", "a=toy0.yaml", "--policy", "b=toy0.yaml", "evaluation.num_scenes=6"]
+    with speaking(judged_by_words) as server:
+        url = f"config.openai.base_urls=[{server.url}]"
+        judges = [f"measures.{name}.{url}" for name in ("causal_consistency", "checklist")]
+        evaluated(capsys, "--prompts", "nsp", *asked, *judges, "--output", "out", "evaluation.num_seeds=2")
+        questions = [json.dumps(request["messages"]) for request in server.asked]
+    lines = [json.loads(line) for line in (place / "out" / "verdicts.jsonl").read_text().splitlines()]
+    told = {(line["policy"], line["scene"], line["seed"], line["measure"]): line for line in lines}
+    assert len(told) == len(lines) == 2 * 6 * 2 * 2  # policies, scenes, seeds, measures with a judge
+    scenes = {scene.id: scene for scene in read_manifest(suite.load("nsp").prompts)}
+    for (_, scene, _, measure), line in told.items():
+        passed, share = expected(scenes[scene])
+        if measure == "checklist":
+            assert np.mean(list(line["checks"].values())) == share
+            assert list(line["checks"]) == scenes[scene].columns["checklist"]
+        else:
+            assert line["passed"] == (None if passed is None else bool(passed))
+            assert line["verdict"].startswith("no verdict: ") == (passed is None)
+    # Each measure has a cache of its own; the two policies are the same, and so are their clips.
+    assert max(questions.count(one) for one in questions) <= 2
+
+
+def test_of_more_prompts_than_are_asked_for_every_category_has_its_share(place, capsys):
+    argv = ["eval", "--prompts", "suite.yaml", "--policy", "toy0.yaml", "--output", "out", *SMALL]
+    assert cli.main([*argv, "evaluation.num_scenes=4"]) == 0
+    lines = csv.DictReader((place / "out" / "scores.csv").read_text().splitlines())
+    assert list(dict.fromkeys(line["scene"] for line in lines)) == ["s0", "s1", "s2", "s3"]
+    Path("suite.yaml").write_text(SUITE.replace("by: kind", "by: first"))
+    rows = [{"id": f"p{i}", "context": "-", "first": "yes" if i < 5 else "no"} for i in range(7)]
+    write_manifest("scenes.jsonl", rows)
+    assert cli.main([*argv[:5], *SMALL, "--output", "again", "evaluation.num_scenes=5"]) == 0
+    lines = csv.DictReader((place / "again" / "scores.csv").read_text().splitlines())
+    assert list(dict.fromkeys(line["scene"] for line in lines)) == ["p0", "p1", "p2", "p5", "p6"]
+    capsys.readouterr()
 
 
 def test_the_row_of_a_run_says_that_it_was_trained_on_the_measure(place, toy, capsys):

@@ -83,6 +83,13 @@ def test_a_measure_that_nobody_has_is_left_out():
     assert DISTANCE not in tables.markdown(found)
 
 
+def test_a_reward_that_scored_nothing_at_all_is_said():
+    nothing = [math.nan] * N
+    text = tables.markdown(results(row("a", {"judge": nothing, "other": LOW, DISTANCE: nothing})))
+    assert "| policy | other ↑ | s a clip" in text
+    assert "- judge: could not be measured on any scene" in text
+
+
 def test_categories_have_the_means_of_their_own_scenes():
     found = TWO.categories()["b"]["push"]["judge"]
     assert found.n == N // 2

@@ -106,6 +106,21 @@ def test_the_peak_is_of_what_lives_at_once():
     assert peak_bytes(together) == pytest.approx(4 * 2**20, rel=0.01)
 
 
+def test_what_an_operation_takes_and_gives_back_inside_can_be_left_out():
+    megabyte = 2**18
+
+    def work():
+        before = torch.empty(megabyte)
+        with torch.profiler.record_function("an operation"):
+            torch.empty(8 * megabyte)
+            left = torch.empty(2 * megabyte)
+        torch.empty(megabyte)
+        del before, left
+
+    assert peak_bytes(work) == pytest.approx(9 * 2**20, rel=0.01)
+    assert peak_bytes(work, closed="an operation") == pytest.approx(4 * 2**20, rel=0.01)
+
+
 def test_on_cuda_the_peak_leaves_out_what_was_there_before(monkeypatch):
     monkeypatch.setattr(memory.torch, "cuda", FakeCuda())
     assert peak_bytes(lambda: None) == 700 - 200

@@ -1,5 +1,6 @@
 """``rlnsp plan`` on text-to-video pipelines, whose weights are not read."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,12 @@ def test_an_outline_has_the_sizes_of_the_policy(name, folder, settings):
     }
     assert outline.latent == latent
     assert outline.condition == tuple(texts.embeds.shape[1:])
+
+
+def test_conditions_are_planned_in_the_precision_that_they_are_in(name, folder, settings):
+    settings = replace(settings, dtype="bf16")
+    texts = CLASSES[name](settings).model.encode_texts(["a ball"])
+    assert CLASSES[name].outline(settings).condition_bytes == texts.embeds.element_size() == 2
 
 
 def test_operations_grow_with_the_batch_and_double_with_guidance(name, settings):
