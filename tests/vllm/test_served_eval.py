@@ -8,7 +8,6 @@ import csv
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,31 +26,23 @@ JUDGED = ("causal_consistency", "checklist")
 
 
 @pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def out(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an evaluation of the shipped policy and a toy one."""
     place = tmp_path_factory.mktemp("eval")
     (place / "toy.yaml").write_text(TOY)
-    server = Server(place)
-    try:
-        server.start()
-        argv = [sys.executable, "-m", "rlnsp", "eval", "--prompts", "nsp", "--output", str(place / "out")]
-        argv += ["--policy", "world", "--policy", f"toy={place / 'toy.yaml'}"]
-        argv += [f"evaluation.num_scenes={SCENES}", "evaluation.num_seeds=1", "evaluation.num_steps=2"]
-        for name in JUDGED:
-            settings = f"measures.{name}.config"
-            argv += [
-                f"{settings}.openai.base_urls=[{server.url}]",
-                f"{settings}.frames.fps={FRAMES_PER_SECOND}",
-            ]
-            argv += [f"{settings}.caption_tokens=64"]
-        # What the judge was taught to be asked; its words are the paper's, Pass and Fail.
-        argv += ["measures.causal_consistency.config.prompts=world"]
-        done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        assert f"{SCENES} held-out scenes" in done.stdout
-        yield place / "out"
-    finally:
-        server.kill()
+    argv = [sys.executable, "-m", "rlnsp", "eval", "--prompts", "nsp", "--output", str(place / "out")]
+    argv += ["--policy", "world", "--policy", f"toy={place / 'toy.yaml'}"]
+    argv += [f"evaluation.num_scenes={SCENES}", "evaluation.num_seeds=1", "evaluation.num_steps=2"]
+    for name in JUDGED:
+        settings = f"measures.{name}.config"
+        argv += [f"{settings}.openai.base_urls=[{server.url}]", f"{settings}.frames.fps={FRAMES_PER_SECOND}"]
+        argv += [f"{settings}.caption_tokens=64"]
+    # What the judge was taught to be asked; its words are the paper's, Pass and Fail.
+    argv += ["measures.causal_consistency.config.prompts=world"]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"{SCENES} held-out scenes" in done.stdout
+    return place / "out"
 
 
 @pytest.fixture(scope="module")

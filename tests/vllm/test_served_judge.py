@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,16 +35,6 @@ TRAINING = [
     "evaluation.num_scenes=2",
     "evaluation.num_seeds=1",
 ]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("vllm"))
-    try:
-        server.start()
-        yield server
-    finally:
-        server.kill()
 
 
 def decided(judge: Literal["transformers", "openai"], server: Server) -> list[Decision]:
