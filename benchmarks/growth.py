@@ -19,9 +19,9 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from benchmarks.ablation_table import fill
 from benchmarks.calls import Iteration, Recorder
 from benchmarks.memory import peak_bytes
+from benchmarks.pages import fill
 from benchmarks.shapes import DRAWN, Setting, of_run
 from benchmarks.speed import FOLDER, PAGE, ROOT, machine, size
 from rlnsp import config

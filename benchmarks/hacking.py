@@ -15,7 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.ablation_table import fill
+from benchmarks.pages import fill
 from benchmarks.stages import reinforced
 
 RUN = Path("runs/hacking")

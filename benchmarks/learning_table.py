@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.ablation_table import fill
+from benchmarks.pages import fill
 from benchmarks.sweep_tables import environment, finished, parser, read
 from rlnsp import config
 from rlnsp.settings import RunConfig

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.ablation_table import fill
+from benchmarks.pages import fill
 from benchmarks.phases import PHASES
 from benchmarks.speed import machine
 from rlnsp.plan.estimate import GIB

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.ablation_table import fill, page_to_write
 from benchmarks.memory import peak_bytes
+from benchmarks.pages import fill, page_to_write
 from benchmarks.random_ltx import SIZE_TINY, random_ltx
 from benchmarks.random_wan import TINY_TRANSFORMER, TINY_VAE, random_wan
 from policies.ltx_video import LTXVideo

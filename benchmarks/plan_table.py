@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.ablation_table import fill
+from benchmarks.pages import fill
 from rlnsp import config, plugins
 from rlnsp.plan.costs import Costs
 from rlnsp.plan.estimate import Plan, Rates, estimate

@@ -24,7 +24,7 @@ import transformers
 from torch import nn
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from benchmarks.ablation_table import fill, page_to_write
+from benchmarks.pages import fill, page_to_write
 from benchmarks.random_wan import letters
 from benchmarks.sparse_checkpoint import lay_out, shapes_of
 from policies.lora import add_lora

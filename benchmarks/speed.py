@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from benchmarks.ablation_table import fill
 from benchmarks.calls import Bare, Iteration, Recorder, Rollout
 from benchmarks.memory import peak_bytes
+from benchmarks.pages import fill
 from benchmarks.shapes import SHAPES, Setting, setting
 from rlnsp.rundir import environment
 

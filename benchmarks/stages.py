@@ -19,6 +19,7 @@ from rich.console import Console
 from benchmarks import world_weights
 from benchmarks.ablation_table import (
     CONTROL,
+    MARKS,
     PRETRAINED,
     REWARD,
     RL,
@@ -26,11 +27,11 @@ from benchmarks.ablation_table import (
     WITHOUT,
     Row,
     claims,
-    fill,
     markdown,
     page,
     table,
 )
+from benchmarks.pages import fill
 from policies.unified import files
 from pretrain import stages
 from rlnsp import cli, config
@@ -76,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
     }
     (ROOT / "docs" / "stages.json").write_text(json.dumps(content, indent=2) + "\n")
     (ROOT / "docs" / "stages.md").write_text(page(rows, NEGATED_ITERATIONS))
-    fill(ROOT / "README.md", markdown(rows))
+    fill(ROOT / "README.md", markdown(rows), MARKS)
     failed = [claim for claim, holds in claims(rows).items() if not holds]
     for claim in failed:
         print(f"does not hold: {claim}")

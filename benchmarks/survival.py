@@ -21,8 +21,8 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.ablation_table import fill
 from benchmarks.file_faults import FileFaults, full_disk, kill
+from benchmarks.pages import fill
 from rlnsp import trainer
 from rlnsp.manifest import write_manifest
 from rlnsp.optimisation import make_optimizer

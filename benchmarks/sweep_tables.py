@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.ablation_table import fill
+from benchmarks.pages import fill
 from rlnsp import cli
 
 ROOT = Path(__file__).parents[1]

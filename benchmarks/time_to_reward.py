@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from benchmarks.ablation_table import fill
 from benchmarks.calls import Iteration, Recorder
 from benchmarks.memory import peak_bytes
+from benchmarks.pages import fill
 from benchmarks.recipes import ARMS, PLAIN, PRESET, REWARD, TRICKS, Arm
 from benchmarks.shapes import of_run
 from benchmarks.speed import machine, size

@@ -26,7 +26,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from benchmarks.ablation_table import fill
+from benchmarks.pages import fill
 from rlnsp.settings import (
     ConfigError,
     EvaluationConfig,

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from benchmarks.ablation_table import fill
+from benchmarks.pages import fill
 from rlnsp.world import FRAMES, Tracker, language, motion, rendering
 from rlnsp.world.events import KINDS, Event, Kind, all_events, with_star
 from tests.world.adversaries import ADVERSARIES

@@ -9,10 +9,10 @@ from benchmarks.ablation_table import (
     WITHOUT,
     Row,
     claims,
-    fill,
     markdown,
     page,
 )
+from benchmarks.pages import fill
 from rlnsp.evaluate import DISTANCE, Evaluation
 
 HOW = {"sampler": "ode", "num_steps": 8, "guidance_scale": 1.0, "seeds": [0, 1, 2], "weights": "live"}
@@ -87,7 +87,7 @@ def test_filling_a_page_replaces_what_is_between_the_marks_and_nothing_else(tmp_
     path = tmp_path / "page.md"
     path.write_text(f"before\n{MARKS[0]}\nold\n{MARKS[1]}\nafter\n")
     for text in ("one", "two\nlines"):
-        fill(path, text)
+        fill(path, text, MARKS)
         assert path.read_text() == f"before\n{MARKS[0]}\n{text}\n{MARKS[1]}\nafter\n"
 
 
@@ -98,5 +98,5 @@ def test_a_page_without_the_marks_is_refused_and_left_alone(tmp_path, content):
     path = tmp_path / "page.md"
     path.write_text(content)
     with pytest.raises(ValueError, match="once each"):
-        fill(path, "text")
+        fill(path, "text", MARKS)
     assert path.read_text() == content
