@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from rlnsp import config
 from rlnsp.interruption import Interrupted, Interruption
-from rlnsp.settings import ConfigError
 
 if TYPE_CHECKING:
     from rlnsp.distributed import Ranks
@@ -90,38 +89,30 @@ def _run(
     from rlnsp import distributed
     from rlnsp.optimisation import TrainingFailed
 
-    ranks = distributed.join(timeout_s)
-    try:
-        with Interruption() as interruption:
-            ranks.held = interruption.held
-            policy = work(ranks)
-    except Interrupted as error:
-        ranks.leave("interrupted", error.exit_code)
-        _tell_how_to_go_on(ranks, command, args, more)
-        raise
-    except distributed.RankEnded as error:
-        if error.exit_code > 128:
+    def run(ranks: Ranks) -> int:
+        try:
+            with Interruption() as interruption:
+                ranks.held = interruption.held
+                policy = work(ranks)
+        except Interrupted as error:
+            ranks.leave("interrupted", error.exit_code)
             _tell_how_to_go_on(ranks, command, args, more)
-        elif ranks.main or error.lost:
-            sys.stderr.write(f"rlnsp: error: {error}\n")
-        return error.exit_code
-    except (FloatingPointError, TrainingFailed) as error:
-        said = ranks.leave(error, exit_code=1)
-        if ranks.main or not said:
-            sys.stderr.write(f"rlnsp: error: {error}\n")
-        return 1
-    except ConfigError as error:
-        if ranks.leave(error, exit_code=2) and not ranks.main:
-            return 2  # the first process says it
-        raise
-    except BaseException as error:
-        ranks.leave(f"{type(error).__name__}: {error}", exit_code=1)
-        raise
-    finally:
-        ranks.close()
-    if ranks.main:
-        sys.stdout.write(f"policy: {policy}\n")
-    return 0
+            raise
+        except distributed.RankEnded as error:
+            if error.exit_code <= 128:
+                raise
+            _tell_how_to_go_on(ranks, command, args, more)
+            return error.exit_code
+        except (FloatingPointError, TrainingFailed) as error:
+            said = ranks.leave(error, exit_code=1)
+            if ranks.main or not said:
+                sys.stderr.write(f"rlnsp: error: {error}\n")
+            return 1
+        if ranks.main:
+            sys.stdout.write(f"policy: {policy}\n")
+        return 0
+
+    return distributed.together(run, timeout_s)
 
 
 def _tell_how_to_go_on(ranks: Ranks, command: str, args: argparse.Namespace, more: Sequence[str]) -> None:

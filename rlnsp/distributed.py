@@ -14,6 +14,7 @@ gradient once an iteration, and where a process has died gloo raises in the othe
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
@@ -260,6 +261,38 @@ class Ranks:
             f"{self.timeout_s:g} s (trainer.rank_timeout_s): see what it said itself",
             lost=True,
         )
+
+
+def together(work: Callable[[Ranks], int], timeout_s: float, team_size: int = 1) -> int:
+    """``work`` by this rank, joined with the others, none of whom is left waiting, however it ends.
+
+    Args:
+        work: gives the exit code.
+        timeout_s: as for ``join``.
+        team_size: as for ``join``.
+
+    Returns:
+        The exit code; where another rank has ended, that one's.
+
+    Raises:
+        ConfigError: the input is wrong; by one rank alone, where all find it so.
+    """
+    ranks = join(timeout_s, team_size)
+    try:
+        return work(ranks)
+    except RankEnded as error:
+        if ranks.main or error.lost:
+            sys.stderr.write(f"rlnsp: error: {error}\n")
+        return error.exit_code
+    except ConfigError as error:
+        if ranks.leave(error, exit_code=2) and not ranks.main:
+            return 2  # rank 0 says it
+        raise
+    except BaseException as error:
+        ranks.leave(f"{type(error).__name__}: {error}", exit_code=1)
+        raise
+    finally:
+        ranks.close()
 
 
 def join(timeout_s: float, team_size: int = 1) -> Ranks:

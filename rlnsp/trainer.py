@@ -31,7 +31,7 @@ from rlnsp.resuming import Start, find_start
 from rlnsp.rollout import rollout
 from rlnsp.rundir import RunFolder
 from rlnsp.scoring import BuiltReward, Judging, RewardFailed, build_rewards, check_scenes, keep_records
-from rlnsp.settings import ConfigError, RunConfig
+from rlnsp.settings import RunConfig
 from rlnsp.types import Batch, Scene, Scores, Trajectory
 
 
@@ -53,22 +53,11 @@ def train(config: RunConfig, output: Path, resume: bool = False) -> int:
         ConfigError: the input is wrong, or another process works in the folder; nothing was written.
     """
     torch.set_flush_denormal(True)  # numbers next to zero, which adapters start with, are slow on a CPU
-    ranks = distributed.join(config.trainer.rank_timeout_s, config.trainer.context_parallel)
-    try:
-        return _train(config, RunFolder(Path(ranks.of_main(str(output)))), ranks, resume)
-    except RankEnded as error:
-        if ranks.main or error.lost:
-            sys.stderr.write(f"rlnsp: error: {error}\n")
-        return error.exit_code
-    except ConfigError as error:
-        if ranks.leave(error, exit_code=2) and not ranks.main:
-            return 2  # rank 0 says it
-        raise
-    except BaseException as error:
-        ranks.leave(f"{type(error).__name__}: {error}", exit_code=1)
-        raise
-    finally:
-        ranks.close()
+    return distributed.together(
+        lambda ranks: _train(config, RunFolder(Path(ranks.of_main(str(output)))), ranks, resume),
+        config.trainer.rank_timeout_s,
+        config.trainer.context_parallel,
+    )
 
 
 def _train(config: RunConfig, folder: RunFolder, ranks: Ranks, resume: bool) -> int:
