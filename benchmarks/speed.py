@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
     parser.add_argument("--policy", default="world", choices=sorted({policy for policy, _ in SHAPES}))
     parser.add_argument("--shape", default="shipped", choices=sorted({shape for _, shape in SHAPES}))
-    parser.add_argument("--rounds", type=int, default=5, help="times that each is measured (5)")
+    parser.add_argument("--rounds", type=int, default=11, help="times that each is measured (11)")
     parser.add_argument("--output", type=Path, help="a JSON, in place of docs/benchmarks and the page")
     args = parser.parse_args(argv)
     torch.set_flush_denormal(True)
@@ -68,7 +68,7 @@ def measure(case: Setting, rounds: int) -> dict[str, Any]:
     iterate()
     bare = Bare(case, recorder)
     bare()
-    (ours, model), over_bare = alternate([iterate, bare], rounds)
+    (ours, model), ratios = alternate(iterate, bare, rounds)
     phases = iterate.metrics["seconds"]
     calls = [call for call in recorder.calls if call.kind == "velocity"]
     return {
@@ -79,7 +79,8 @@ def measure(case: Setting, rounds: int) -> dict[str, Any]:
         "iteration_s": ours,
         "phases_s": phases,
         "bare_s": model,
-        "over_bare": over_bare,
+        "over_bare": statistics.median(ratios),
+        "over_bare_rounds": ratios,
         "peak_bytes": {"iteration": peak_bytes(iterate), "bare": peak_bytes(bare)},
         "rollout": measure_sharing(case, recorder, rounds) if case.run.sampler.same_noise else None,
     }
@@ -99,11 +100,11 @@ def measure_sharing(case: Setting, recorder: Recorder, rounds: int) -> dict[str,
         for one in (apart, shared):
             one()
             forwards.append(recorder.forwards())
-        seconds, ratio = alternate([shared, apart], rounds)
+        seconds, ratios = alternate(shared, apart, rounds)
         found[name] = {
             "apart_s": seconds[1],
             "shared_s": seconds[0],
-            "ratio": ratio,
+            "ratio": statistics.median(ratios),
             "apart_peak_bytes": peak_bytes(apart),
             "shared_peak_bytes": peak_bytes(shared),
         }
@@ -111,21 +112,31 @@ def measure_sharing(case: Setting, recorder: Recorder, rounds: int) -> dict[str,
     return found
 
 
-def alternate(functions: Sequence[Callable[[], None]], rounds: int) -> tuple[list[float], float]:
-    """The median seconds of each, and the median over rounds of the first's over the second's.
+def alternate(
+    one: Callable[[], None], other: Callable[[], None], rounds: int
+) -> tuple[list[float], list[float]]:
+    """The median seconds of each, and of each round the first's over the second's.
 
-    They take turns, so that a slow spell of the machine meets all.
+    They take turns, so that a slow spell of the machine meets both, and neither is always the first.
     """
-    seconds: list[list[float]] = [[] for _ in functions]
-    for _ in range(rounds):
-        for function, own in zip(functions, seconds, strict=True):
-            _wait()
-            start = time.perf_counter()
-            function()
-            _wait()
-            own.append(time.perf_counter() - start)
-    ratios = [ours / theirs for ours, theirs in zip(seconds[0], seconds[1], strict=True)]
-    return [statistics.median(own) for own in seconds], statistics.median(ratios)
+    seconds: list[tuple[float, float]] = []
+    for number in range(rounds):
+        if number % 2:
+            theirs, ours = timed(other), timed(one)
+        else:
+            ours, theirs = timed(one), timed(other)
+        seconds.append((ours, theirs))
+    medians = [statistics.median(own) for own in zip(*seconds, strict=True)]
+    return medians, [ours / theirs for ours, theirs in seconds]
+
+
+def timed(function: Callable[[], None]) -> float:
+    """Its seconds, to the end of what it asked of a GPU."""
+    _wait()
+    start = time.perf_counter()
+    function()
+    _wait()
+    return time.perf_counter() - start
 
 
 def _wait() -> None:
@@ -149,13 +160,21 @@ def iterations(found: Sequence[dict[str, Any]]) -> str:
     ]
     for one in found:
         peak = one["peak_bytes"]
+        ratio = f"**{one['over_bare']:.3f}**{spread(one['over_bare_rounds'])}"
         lines.append(
             f"| {one['policy']}, {one['shape']} | {one['samples']} x {one['tokens']} | {one['forwards']}, "
             f"{one['backwards']} | {one['iteration_s']:.2f} s | {one['bare_s']:.2f} s | "
-            f"**{one['over_bare']:.3f}** | {size(peak['iteration'])}, {size(peak['bare'])} | "
-            f"{machine(one['environment'])} |"
+            f"{ratio} | {size(peak['iteration'])}, {size(peak['bare'])} | {machine(one['environment'])} |"
         )
     return "\n".join(lines)
+
+
+def spread(ratios: Sequence[float]) -> str:
+    """What half of the rounds lie within, where there are several."""
+    if len(ratios) == 1:
+        return ""
+    low, _, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    return f" ({low:.3f} to {high:.3f})"
 
 
 def sharing(found: Sequence[dict[str, Any]]) -> str:

@@ -84,12 +84,25 @@ def test_the_iteration_is_that_of_a_run_with_its_average_and_its_judge():
     assert [reward.name for reward in iterate.run.rewards] == ["nsp_reward"]
 
 
-def test_medians_are_of_turns():
-    order = []
-    seconds, ratio = alternate([lambda: order.append("a"), lambda: order.append("b")], 3)
-    assert order == ["a", "b"] * 3
-    assert len(seconds) == 2
-    assert ratio > 0
+def test_they_take_turns_and_neither_is_always_the_first(monkeypatch):
+    now, order = 0.0, []
+
+    def taking(name, seconds):
+        def work():
+            nonlocal now
+            now += seconds
+            order.append(name)
+
+        return work
+
+    monkeypatch.setattr(speed.time, "perf_counter", lambda: now)
+    assert alternate(taking("a", 3.0), taking("b", 2.0), 3) == ([3.0, 2.0], [1.5] * 3)
+    assert order == ["a", "b", "b", "a", "a", "b"]
+
+
+def test_the_page_says_how_far_rounds_differ():
+    assert speed.spread([1.0, 1.4, 1.1, 1.2, 1.3]) == " (1.100 to 1.300)"
+    assert speed.spread([1.0]) == ""
 
 
 def test_the_peak_is_of_what_lives_at_once():
