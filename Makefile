@@ -73,6 +73,8 @@ mutants: $(SETUP) ## Break the maths a line at a time; a test must notice each
 ablation: $(SETUP) ## What each stage of training brings, in one table
 	$(BIN)/python -m benchmarks.stages
 
-constraints: $(SETUP) ## constraints.txt, from what is installed
-	{ head -1 constraints.txt; $(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//'; } > constraints.new
+constraints: $(SETUP) ## constraints.txt, from what is installed; bitsandbytes, which is apart from it, stays as it is
+	{ head -1 constraints.txt; \
+	  { $(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//'; grep '^bitsandbytes==' constraints.txt; } \
+	  | sort -f -s -u -t= -k1,1; } > constraints.new
 	mv constraints.new constraints.txt
