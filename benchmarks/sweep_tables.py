@@ -20,8 +20,8 @@ SWEEPS = ("stages", "rewards", "noise", "group_size")
 """``algorithms`` has a table of its own: ``benchmarks.learning_table``."""
 
 
-class SweepFailed(RuntimeError):
-    """A sweep did not finish."""
+class SweepFailed(SystemExit):
+    """A sweep did not finish.  Where nobody catches it, it is one line and an exit code."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
