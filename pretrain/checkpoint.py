@@ -73,7 +73,9 @@ class Checkpoint:
                 metadata = file.metadata() or {}
                 keys = [*file.keys()]
                 shapes = {key: file.get_slice(key).get_shape() for key in keys}
-                expected = {f"parameter.{key}": [*value.shape] for key, value in self.shards.parameters.items()}
+                expected = {
+                    f"parameter.{key}": [*value.shape] for key, value in self.shards.parameters.items()
+                }
                 same = expected == {key: shapes[key] for key in keys if key.startswith("parameter.")}
                 tensors = {key: self._read(file, key) for key in keys} if same else {}
         except SafetensorError as error:

@@ -21,7 +21,7 @@ from rlnsp.distributed import Ranks
 
 
 class LocalShards:
-    """Trained parameters, by name, of which some may be spread over the processes by their first dimension."""
+    """Trained parameters, by name, of which some may be spread over the processes, row by row."""
 
     def __init__(self, parameters: Mapping[str, Parameter], ranks: Ranks) -> None:
         """Write nothing yet; what is written into ``own`` is the model's.
@@ -74,9 +74,11 @@ class LocalShards:
         return norm
 
     def gather(self, name: str, value: Tensor) -> Tensor:
-        """On rank 0 all of what is here for the rows of ``own[name]``, in their shape or flat; else ``value``.
+        """On rank 0 all of what ``value`` has for the rows of ``own[name]``; elsewhere ``value``.
 
-        A number alone is of all rows.
+        Args:
+            name: of the parameter.
+            value: in the rows' shape, or flat; a number alone is of all rows.
         """
         if name not in self._rows or value.ndim == 0:
             return value
@@ -102,7 +104,8 @@ class LocalShards:
 def _own(parameter: Parameter) -> Parameter:
     if not isinstance(parameter, DTensor):
         return parameter
-    return Parameter(parameter.detach().to_local(), requires_grad=parameter.requires_grad)
+    own: Tensor = parameter.to_local()
+    return Parameter(own.detach(), requires_grad=parameter.requires_grad)
 
 
 class SpreadDiT:
@@ -143,6 +146,6 @@ class SpreadDiT:
             state[name] = parts.gather(name, parts.own[name].detach()).cpu()
         if self.ranks.main:
             with torch.device("meta"):
-                whole = LTXVideoTransformer3DModel.from_config(dit.config)
+                whole: Any = LTXVideoTransformer3DModel.from_config(dit.config)
             whole.load_state_dict(state, assign=True)
             self.model.transformer = whole

@@ -1,9 +1,9 @@
-"""Prodigy's step (Mishchenko and Defazio, arXiv:2306.06101, algorithm 4) where processes hold parts of the weights.
+"""Prodigy's step (Mishchenko and Defazio, arXiv:2306.06101) where processes hold parts of the weights.
 
-Its scale d is the ratio of two sums over all numbers of all weights.  prodigyopt's own way with FSDP would sum
-what every process has whole once for each of them, and wants a GPU; so these lines do what its ``step`` does,
-with the settings that the stages take it with, and sum right.  Groups and state are those of prodigyopt's, so
-that a checkpoint does not say who stepped.
+Its scale d is the ratio of two sums over all numbers of all weights.  prodigyopt's ``fsdp_in_use`` would
+count what every process has whole once for each of them, makes d a tensor, which a checkpoint's JSON cannot
+hold, and wants a GPU.  So these lines do what its ``step`` does by the settings that the stages take, and
+sum right.  Groups and state are prodigyopt's, so that a checkpoint does not say who stepped.
 """
 
 import math

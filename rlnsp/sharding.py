@@ -1,7 +1,7 @@
 """Weights that several devices hold together: torch's FSDP2, as accelerate's config asks for it.
 
-RL spreads what is frozen.  What it trains stays whole on each of them: it is small, its gradients are added up
-as ever, and averages, optimiser and files know nothing of it.  Stages 1 and 2 spread what they train, too
+RL spreads what is frozen.  What it trains stays whole on each of them: it is small, its gradients are added
+up as ever, and averages, optimiser and files know nothing of it.  Stages 1 and 2 spread what they train, too
 (``pretrain.local_shards``).
 """
 
@@ -89,9 +89,9 @@ def asked_for() -> Sharding | None:
     said = {name: value.lower() for name, value in os.environ.items()}
     if said.get("ACCELERATE_USE_DEEPSPEED") == "true":
         raise ConfigError(
-            "accelerate's config asks for DeepSpeed, which is not supported: its checkpoints are pickles, which "
-            "rlnsp never reads. What its ZeRO-3 does is configs/accelerate/fsdp2.yaml, and ZeRO-2 "
-            "configs/accelerate/fsdp2_zero2.yaml: take one of these"
+            "accelerate's config asks for DeepSpeed, which is not supported: its checkpoints are pickles, "
+            "which rlnsp never reads. In the place of ZeRO-3 take configs/accelerate/fsdp2.yaml, and of "
+            "ZeRO-2 configs/accelerate/fsdp2_zero2.yaml"
         )
     if said.get("ACCELERATE_USE_FSDP") != "true":
         return None

@@ -15,6 +15,7 @@ from pretrain.examples import Batch, batch_of
 from pretrain.loop import LoopConfig
 from pretrain.sources import InMemory
 from rlnsp.config import ConfigError
+from rlnsp.distributed import Ranks
 from rlnsp.types import Condition
 from tests.policies.tiny import make_model
 from tests.pretrain.conftest import MakeClips

@@ -15,11 +15,13 @@ from torch import Generator, Tensor, nn
 from torch.nn import Parameter
 
 from benchmarks.two_processes import FSDP2, launch
-from pretrain import prodigy
+from pretrain import prodigy, stages
+from pretrain.diffusion import DiffusionConfig
 from pretrain.local_shards import LocalShards
 from pretrain.loop import LoopConfig, fit
 from rlnsp.config import ConfigError
 from rlnsp.distributed import Ranks, join
+from rlnsp.sharding import Sharding
 
 CONFIGS = {
     "adamw": LoopConfig(steps=12, learning_rate=1e-2),
@@ -79,7 +81,7 @@ def train(folder: Path, config: LoopConfig, ranks: Ranks, *, stops: bool = False
         if stops and steps > STOPS_AT:
             raise Stopped
         # Far from what the net says, so that Prodigy soon finds a scale.
-        x, y = torch.randn(len(rows), 5, generator=generator), 3 + torch.randn(len(rows), 3, generator=generator)
+        x, y = (torch.randn(len(rows), width, generator=generator) + 8 - width for width in (5, 3))
         for first in range(0, len(rows), ranks.count):
             at = first + ranks.rank
             here = at < len(rows)
@@ -135,6 +137,26 @@ def assert_like(found: Path, expected: Path) -> None:
         torch.testing.assert_close(tensors[key], value, rtol=1e-4, atol=2e-6, msg=key)
 
 
+@pytest.fixture
+def _denormals_as_they_were() -> Iterator[None]:
+    yield
+    torch.set_flush_denormal(False)
+
+
+@pytest.mark.usefixtures("_denormals_as_they_were")
+def test_an_optimiser_that_cannot_step_on_a_part_is_refused_before_anything_is_written(
+    tmp_path: Path,
+) -> None:
+    ranks, output = Ranks(0, 2, sharding=Sharding()), tmp_path / "output"
+    config = stages.SFTConfig(sft=DiffusionConfig(loop=eight_bit()), threads=1)
+    with pytest.raises(ConfigError, match=r"^sft\.loop\.optimizer: adamw_8bit .* take adamw"):
+        stages.sft(config, tmp_path, output, ranks)
+    first = stages.PretrainConfig(text_to_video={"connect": config.sft}, threads=1)
+    with pytest.raises(ConfigError, match=r"^text_to_video\.connect\.loop\.optimizer: adamw_8bit"):
+        stages.pretrain(first, output, ranks)
+    assert not output.exists()
+
+
 def test_what_two_hold_together_is_trained_saved_and_resumed_as_what_one_has(tmp_path: Path) -> None:
     start = {name: value.detach().clone() for name, value in Model().named_parameters()}
     one, two = tmp_path / "one", tmp_path / "two"
@@ -158,7 +180,7 @@ def test_what_two_hold_together_is_trained_saved_and_resumed_as_what_one_has(tmp
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.1])
-def test_prodigys_step_is_the_librarys_to_the_bit_where_nothing_is_spread(decay: float) -> None:
+def test_prodigys_step_is_the_librarys_to_the_bit_where_nothing_is_spread(decay: Any) -> None:
     def stepped(step: Callable[[Prodigy, LocalShards], Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
         model = Model()
         shards = LocalShards(dict(model.named_parameters()), Ranks())
