@@ -54,7 +54,8 @@ class Checkpoint:
         note = {"step": step, "record": record, "settings": self.settings, "optimizer": rest}
         metadata = {"stage": self.stage} | {key: json.dumps(value) for key, value in note.items()}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        whole = {key: value.contiguous().clone() for key, value in tensors.items()}
+        copy = not self.shards.spread  # what was gathered is a copy
+        whole = {key: value.contiguous().to("cpu", copy=copy) for key, value in tensors.items()}
         with written_whole(self.path) as aside:
             save_file(whole, aside, metadata=metadata)
 
