@@ -5,6 +5,7 @@ an average does to a number depends on no other number, but for the gradient's n
 """
 
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -122,6 +123,10 @@ class SpreadDiT:
         # A number alone has no rows; and it is one whose rate of learning is its own.
         alone = {value for value in dit.parameters() if value.numel() == 1}
         self._modules = ranks.sharding.spread([*blocks, dit], ranks.count, model.device.type, whole=alone)
+        if ranks.main:
+            whole = sum(value.numel() for value in dit.parameters())
+            here = sum(_own(value).numel() for value in dit.parameters())
+            sys.stdout.write(f"{ranks.count} processes hold the DiT together: {here:,} of {whole:,} here\n")
 
     @contextmanager
     def together(self) -> Iterator[None]:

@@ -44,11 +44,8 @@ def step(optimizer: Prodigy, shards: LocalShards) -> None:
         return  # no gradient yet
     above += beta3 * group["d_numerator"]
     estimate = group["d_coef"] * above / below
-    if d == d0:
-        d = max(d, estimate)
-    most = max(group["d_max"], estimate)
-    d = min(most, d * group["growth_rate"])
-    group |= {"d_numerator": above, "d_denom": below, "d": d, "d_max": most, "d_hat": estimate}
+    d = max(group["d_max"], estimate)
+    group |= {"d_numerator": above, "d_denom": below, "d": d, "d_max": d, "d_hat": estimate}
     for _, value in moving:
         state = optimizer.state[value]
         state["step"] += 1

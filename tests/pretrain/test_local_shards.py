@@ -186,7 +186,7 @@ def test_prodigys_step_is_the_librarys_to_the_bit_where_nothing_is_spread(decay:
         shards = LocalShards(dict(model.named_parameters()), Ranks())
         optimizer = Prodigy([*shards.own.values()], weight_decay=decay)
         generator = torch.Generator().manual_seed(0)
-        for at in range(12):
+        for at in range(16):
             optimizer.zero_grad()
             optimizer.param_groups[0]["lr"] = 1 - at / 100
             if at != 1:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -170,6 +171,9 @@ def test_two_that_hold_the_weights_together_train_as_one_does(
     codes, (said, other) = both(words(given, tmp_path / "two"), tmp_path / "log", told=AS_ZERO_2)
     assert codes == [0, 0], (said, other)
     assert other == ""
+    (held,) = re.findall("2 processes hold the DiT together: ([0-9,]+) of ([0-9,]+) here", said)
+    here, whole = (int(number.replace(",", "")) for number in held)
+    assert 0.49 * whole < here < 0.51 * whole
     assert metrics(tmp_path / "two") == [pytest.approx(row, rel=1e-4) for row in metrics(alone)]
     assert_same(alone, tmp_path / "two", given / "tiny")
     assert described(tmp_path / "two" / "policy") == described(alone / "policy")
