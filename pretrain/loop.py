@@ -135,7 +135,7 @@ def batch_indices(n: int, batch_size: int, seed: int, step: int) -> Tensor:
 
 
 def check_spread(config: LoopConfig, *, spread: bool) -> None:
-    """Raise ConfigError where the optimiser cannot step on a part of each weight."""
+    """Raise ConfigError where trained weights are spread and the optimiser cannot step on a part of each."""
     if spread and config.optimizer == "adamw_8bit":
         raise ConfigError(
             "loop.optimizer: adamw_8bit has a scale for each 256 numbers of a weight, which FSDP would cut "
@@ -257,12 +257,12 @@ class _Fitting:
                             self._conclude(heldout_loss, progress)
             except Interrupted as error:
                 with interruption.ignored():  # asked twice, it still finishes this
-                    if not ranks.sharded or self.saved < self.step:
+                    if not self.shards.spread or self.saved < self.step:
                         self._save()
                     ranks.leave("interrupted", error.exit_code)
                 raise
             except RankEnded:
-                if not ranks.sharded:  # else what has ended has a part of it
+                if not self.shards.spread:  # else what has ended has a part of it
                     with interruption.ignored():
                         self._save()
                 raise

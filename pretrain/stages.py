@@ -136,9 +136,10 @@ def _prepare(threads: int) -> None:
 
 def _check_loops(stages: Mapping[str, DiffusionConfig], above: str, ranks: Ranks | None) -> None:
     """Before any stage has run."""
+    asked = ranks is not None and ranks.sharding is not None
     for name, stage in stages.items():
         try:
-            check_spread(stage.loop, spread=ranks is not None and ranks.sharding is not None)
+            check_spread(stage.loop, spread=asked and "transformer" in stage.train)
         except ConfigError as error:
             raise ConfigError(f"{above}{name}.{error}") from error
 

@@ -132,6 +132,13 @@ def assert_same(one: Path, other: Path, start: Path) -> None:
         torch.testing.assert_close(found[name], value, rtol=0, atol=2e-5)
 
 
+def held_here(said: str) -> float:
+    """The share of the DiT that the first of two processes said that it holds."""
+    (found,) = re.findall("2 processes hold the DiT together: ([0-9,]+) of ([0-9,]+) here", said)
+    here, whole = (int(number.replace(",", "")) for number in found)
+    return here / whole
+
+
 def described(policy: Path) -> dict[str, dict[str, Any]]:
     """Its settings, but for where parts were read."""
     contents = {name: json.loads(content) for name, content in files(policy).items() if ".json" in name}
@@ -171,12 +178,22 @@ def test_two_that_hold_the_weights_together_train_as_one_does(
     codes, (said, other) = both(words(given, tmp_path / "two"), tmp_path / "log", told=AS_ZERO_2)
     assert codes == [0, 0], (said, other)
     assert other == ""
-    (held,) = re.findall("2 processes hold the DiT together: ([0-9,]+) of ([0-9,]+) here", said)
-    here, whole = (int(number.replace(",", "")) for number in held)
-    assert 0.49 * whole < here < 0.51 * whole
+    assert held_here(said) == pytest.approx(0.5, abs=0.01)
     assert metrics(tmp_path / "two") == [pytest.approx(row, rel=1e-4) for row in metrics(alone)]
     assert_same(alone, tmp_path / "two", given / "tiny")
     assert described(tmp_path / "two" / "policy") == described(alone / "policy")
+
+
+def test_two_that_hold_a_frozen_dit_together_train_its_connector_as_one_does(
+    given: Path, tmp_path: Path
+) -> None:
+    more = "sft.train=[queries,connector]", "sft.loop.steps=2"
+    assert main(words(given, tmp_path / "one", *more)) == 0
+    codes, (said, other) = both(words(given, tmp_path / "two", *more), tmp_path / "log", told=FSDP2)
+    assert codes == [0, 0], (said, other)
+    assert held_here(said) == pytest.approx(0.5, abs=0.01)
+    assert metrics(tmp_path / "two") == [pytest.approx(row, rel=1e-4) for row in metrics(tmp_path / "one")]
+    assert_same(tmp_path / "one", tmp_path / "two", given / "tiny")
 
 
 @pytest.mark.parametrize(
