@@ -1,4 +1,7 @@
-"""A stage's checkpoint: one safetensors file with everything that the next step depends on."""
+"""A stage's checkpoint: one safetensors file with everything that the next step depends on.
+
+It is the same file however many processes wrote it, and whether FSDP2 spread the weights over them.
+"""
 
 import json
 from collections.abc import Mapping
@@ -9,9 +12,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch.nn import Parameter
+from torch import Tensor
 from torch.optim import Optimizer
 
+from pretrain.local_shards import LocalShards
 from pretrain.marks import check_same
 from rlnsp import optimizer_state
 from rlnsp.atomic import written_whole
@@ -27,28 +31,38 @@ class Checkpoint:
     stage: str
     settings: Mapping[str, Any]
     """A checkpoint made with others is refused."""
-    parameters: Mapping[str, Parameter]
-    """By name."""
+    shards: LocalShards
+    """Of the trained parameters."""
     ema: EMA | None
     """Of the same parameters, updated once a step."""
     optimizer: Optimizer
 
     def save(self, step: int, record: Mapping[str, Any]) -> None:
-        """Write it after ``step`` steps, whole or not at all; ``record`` is any JSON."""
-        tensors = {f"parameter.{key}": value.detach() for key, value in self.parameters.items()}
+        """Write it after ``step`` steps, whole or not at all; ``record`` is any JSON.
+
+        Where weights are spread all processes call this, and rank 0 writes.
+        """
+        tensors = {f"parameter.{key}": value.detach() for key, value in self.shards.own.items()}
         if self.ema is not None:
             tensors |= {f"average.{key}": value for key, value in self.ema.average.items()}
         state, rest = optimizer_state.flatten(self.optimizer)
         tensors |= state
+        if self.shards.spread:
+            tensors = {key: self.shards.gather(self._name(key), value) for key, value in tensors.items()}
+            if not self.shards.ranks.main:
+                return
         note = {"step": step, "record": record, "settings": self.settings, "optimizer": rest}
         metadata = {"stage": self.stage} | {key: json.dumps(value) for key, value in note.items()}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        whole = {key: value.contiguous().clone() for key, value in tensors.items()}
+        copy = not self.shards.spread  # what was gathered is a copy
+        whole = {key: value.contiguous().to("cpu", copy=copy) for key, value in tensors.items()}
         with written_whole(self.path) as aside:
             save_file(whole, aside, metadata=metadata)
 
     def load(self) -> tuple[int, dict[str, Any]]:
         """Bring everything back, bit by bit; the steps done and the record, or (0, {}) if nothing was saved.
+
+        Of what is spread each process reads its own part.
 
         Raises:
             ConfigError: a damaged checkpoint, or one of another stage, of other settings or of another model.
@@ -58,7 +72,13 @@ class Checkpoint:
         try:
             with safe_open(self.path, framework="pt") as file:
                 metadata = file.metadata() or {}
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+                keys = [*file.keys()]
+                shapes = {key: file.get_slice(key).get_shape() for key in keys}
+                expected = {
+                    f"parameter.{key}": [*value.shape] for key, value in self.shards.parameters.items()
+                }
+                same = expected == {key: shapes[key] for key in keys if key.startswith("parameter.")}
+                tensors = {key: self._read(file, key) for key in keys} if same else {}
         except SafetensorError as error:
             raise ConfigError(
                 f"{self.path}: damaged ({error}); remove it to start {self.stage} anew"
@@ -68,14 +88,25 @@ class Checkpoint:
             raise ConfigError(f"{self.path}: of stage {given}; remove it to start {self.stage} anew")
         if "settings" in metadata:
             check_same(self.path, json.loads(metadata["settings"]), self.settings)
-        expected = {f"parameter.{key}": value.shape for key, value in self.parameters.items()}
-        if expected != {key: value.shape for key, value in tensors.items() if key.startswith("parameter.")}:
+        if not same:
             raise ConfigError(f"{self.path}: of another model; remove it to start {self.stage} anew")
         with torch.no_grad():
-            for key, value in self.parameters.items():
+            for key, value in self.shards.own.items():
                 value.copy_(tensors[f"parameter.{key}"])
         step = json.loads(metadata["step"])
         if self.ema is not None:
-            self.ema.load({key: tensors[f"average.{key}"] for key in self.parameters}, step)
+            self.ema.load({key: tensors[f"average.{key}"] for key in self.shards.own}, step)
         optimizer_state.restore(self.optimizer, tensors, json.loads(metadata["optimizer"]))
         return step, json.loads(metadata.get("record", "{}"))
+
+    def _read(self, file: Any, key: str) -> Tensor:
+        return self.shards.read(file, key, self._name(key)) if self.shards.spread else file.get_tensor(key)
+
+    def _name(self, key: str) -> str:
+        """The parameter that a tensor of the file belongs to."""
+        kind, _, rest = key.partition(".")
+        if kind != "optimizer":
+            return rest
+        known = {id(value): name for name, value in self.shards.own.items()}
+        order = [value for group in self.optimizer.param_groups for value in group["params"]]
+        return known[id(order[int(rest.partition(".")[0])])]

@@ -22,6 +22,7 @@ from policies.unified.model import TRAINABLE, UnifiedModel
 from pretrain.batches import ClipBatches, first_examples
 from pretrain.clips import Clips
 from pretrain.examples import Batch, Source
+from pretrain.local_shards import SpreadDiT
 from pretrain.loop import HELD_OUT_ROWS, LoopConfig, fit
 from pretrain.skipped import Skipped
 from pretrain.sources import TEMPLATES, Text, geometry_of, text_of
@@ -125,7 +126,8 @@ def train_diffusion(
         data: 'train' and 'heldout'.
         folder: For metrics, the checkpoint, and the list of clips that cannot be used.
         workers: Threads that load clips ahead.
-        ranks: The processes that train together, each with the model.
+        ranks: The processes that train together, each with the model.  Where they hold the DiT together, only
+            rank 0 has all of it on return, on the CPU.
 
     Raises:
         ConfigError: a scene without the text that is trained on; and as ``pretrain.loop.fit``.
@@ -138,7 +140,8 @@ def train_diffusion(
     if config.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
     skipped = Skipped(folder / "skipped.jsonl", writes=ranks.main)
-    flow = _Flow(model, config)
+    dit = SpreadDiT(model, ranks)
+    flow = _Flow(model, config, ranks)
     heldout: list[Batch] = []
 
     def heldout_loss() -> float:
@@ -149,23 +152,26 @@ def train_diffusion(
         drop = 1.0 if config.drop == 1 else 0.0
         parts = [part for batch in heldout for part in batch.split(64)]
         own = [sum(value.item() for value in flow(part, generator, drop)) for part in parts]
+        dit.forget()
         whole = [sum(values) for values in zip(*ranks.exchange(own), strict=True)]
         return torch.tensor(whole).mean().item()
 
     batches = ClipBatches(data["train"], config.loop.batch_size, config.loop.seed, skipped, workers, ranks)
     try:
-        fit(
-            name,
-            {key: value for key, value in model.named_parameters() if value.requires_grad},
-            lambda batch, generator: flow(batch, generator, config.drop),
-            heldout_loss,
-            batches,
-            config.loop,
-            folder,
-            ranks,
-        )
+        with dit.together():
+            fit(
+                name,
+                {key: value for key, value in model.named_parameters() if value.requires_grad},
+                lambda batch, generator: flow(batch, generator, config.drop),
+                heldout_loss,
+                batches,
+                config.loop,
+                folder,
+                ranks,
+            )
     finally:
         batches.close()
+    dit.join()
     model.train_only()
     model.compute_dtype = torch.float32
     if config.gradient_checkpointing:
@@ -175,8 +181,8 @@ def train_diffusion(
 class _Flow:
     """The flow-matching loss of a batch, as far as it is in this process."""
 
-    def __init__(self, model: UnifiedModel, config: DiffusionConfig) -> None:
-        self.model, self.config = model, config
+    def __init__(self, model: UnifiedModel, config: DiffusionConfig, ranks: Ranks) -> None:
+        self.model, self.config, self.ranks = model, config, ranks
         self._null: Tensor | None = None
 
     def __call__(self, batch: Batch, generator: torch.Generator, drop: float) -> Iterator[Tensor]:
@@ -200,15 +206,30 @@ class _Flow:
         noise = torch.randn(size, generator=generator)
         dropped = torch.rand(n, generator=generator) < drop
         own = torch.arange(len(batch.scenes))
-        for rows in own.split(config.micro_batch_size or max(len(own), 1)):
+        parts = [rows for rows in own.split(config.micro_batch_size or max(len(own), 1)) if len(rows)]
+        # Where the DiT computes only if all processes do, they must do so as often, forward and backward.
+        most = max(self.ranks.exchange(len(parts))) if self.ranks.sharded else len(parts)
+        for rows in parts:
             part = batch.take(rows)
-            if part.latents is None:
-                return
+            assert part.latents is not None
             x0, here = part.latents.to(model.device), part.here
             at, with_noise, without_text = (value[here].to(model.device) for value in (sigma, noise, dropped))
             condition = self._condition(part)
             losses = model.flow_loss(x0, at, with_noise, condition, without_text, geometry)
             yield losses.sum() / n
+        for _ in range(most - len(parts)):
+            yield self._idle(size[1:], geometry)
+
+    def _idle(self, latent: tuple[int, int], geometry: Geometry) -> Tensor:
+        """Zero, by way of the whole DiT."""
+        model, queries = self.model, self.model.connector.queries
+        nothing = torch.zeros(1, *latent, device=model.device)
+        embeds = torch.zeros(1, len(queries), model.connector.config["out"], device=model.device)
+        embeds.requires_grad_(any(value.requires_grad for value in model.connector.parameters()))
+        mask = torch.ones(embeds.shape[:2], dtype=torch.bool, device=model.device)
+        idle = Condition(embeds=embeds, mask=mask, null_embeds=embeds, null_mask=mask)
+        at = torch.ones(1, device=model.device)
+        return 0 * model.flow_loss(nothing, at, nothing, idle, geometry=geometry).sum()
 
     def _condition(self, batch: Batch) -> Condition:
         model = self.model

@@ -4,7 +4,7 @@ A stage is stopped and started again at will: batches are a function of (seed, s
 how far their source is, so a resumed stage goes on with exactly the batches that the straight one would see.
 
 Of several processes each has the loss of its own part of a batch; the parts' gradients are added up, and each
-then steps alike.  Process 0 writes.
+then steps alike, or where FSDP2 spreads the weights each its own shard.  Process 0 writes.
 """
 
 import io
@@ -23,7 +23,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 from torch.nn import Parameter
 
+from pretrain import prodigy
 from pretrain.checkpoint import Checkpoint
+from pretrain.local_shards import LocalShards
 from rlnsp.distributed import RankEnded, Ranks
 from rlnsp.eight_bit import adamw_8bit
 from rlnsp.ema import EMA
@@ -132,6 +134,16 @@ def batch_indices(n: int, batch_size: int, seed: int, step: int) -> Tensor:
     return torch.cat(rows)
 
 
+def check_spread(config: LoopConfig, *, spread: bool) -> None:
+    """Raise ConfigError where trained weights are spread and the optimiser cannot step on a part of each."""
+    if spread and config.optimizer == "adamw_8bit":
+        raise ConfigError(
+            "loop.optimizer: adamw_8bit has a scale for each 256 numbers of a weight, which FSDP would cut "
+            "elsewhere with every number of processes: take adamw, whose state FSDP spreads, or a config of "
+            "accelerate without FSDP"
+        )
+
+
 def fit(
     name: str,
     parameters: dict[str, Parameter],
@@ -148,7 +160,8 @@ def fit(
 
     Args:
         name: Of the stage, for the progress bar.
-        parameters: By name; the names are the checkpoint's.
+        parameters: By name; the names are the checkpoint's.  Some may be spread by FSDP2; then the network
+            computes only if all processes do, and ``ranks.sharded`` says so.
         loss: See ``Loss``.
         heldout_loss: Measured without gradient, with the averaged weights in place where there is an average;
             the same in every process.
@@ -190,18 +203,19 @@ class _Fitting:
                 f"loop.batch_size is {config.batch_size}, but of {ranks.count} processes each has a part of "
                 "the batch: raise it, or start fewer"
             )
-        self.name, self.parameters, self.loss, self.batches = name, parameters, loss, batches
+        self.name, self.loss, self.batches = name, loss, batches
         self.config, self.ranks = config, ranks
-        self.optimizer = _optimizer(list(parameters.values()), config)
+        self.shards = LocalShards(parameters, ranks)
+        self.optimizer = _optimizer(self.shards, config)
         # The weights start untrained: they must not linger in the average.
-        self.ema = EMA(parameters, config.ema_decay, warmup=True) if config.ema_decay else None
+        self.ema = EMA(self.shards.own, config.ema_decay, warmup=True) if config.ema_decay else None
         if ranks.main:
             folder.mkdir(parents=True, exist_ok=True)
         self.checkpoint = Checkpoint(
             path=folder / "checkpoint.safetensors",
             stage=name,
             settings={"loop": asdict(config), **about},
-            parameters=parameters,
+            shards=self.shards,
             ema=self.ema,
             optimizer=self.optimizer,
         )
@@ -228,22 +242,29 @@ class _Fitting:
         with Interruption() as interruption, _progress(disable=not ranks.main) as progress:
             task = progress.add_task(self.name, total=config.steps, completed=self.step, note="")
             ranks.held = interruption.held
+            # None may leave while others are within the network: they ask each other.
+            all_along = interruption.held() if ranks.sharded else nullcontext()
             try:
-                with interruption.held():
-                    self._conclude(heldout_loss, progress)  # where it was stopped before
-                while self.step < config.steps:
+                with ranks.computing(), all_along:
                     with interruption.held():
-                        self._update()
-                        progress.update(task, advance=1, note=f"loss {self.running:.4f}")
-                        self._conclude(heldout_loss, progress)
+                        self._conclude(heldout_loss, progress)  # where it was stopped before
+                    while self.step < config.steps:
+                        if ranks.sharded:
+                            _stop_together(ranks, interruption)
+                        with interruption.held():
+                            self._update()
+                            progress.update(task, advance=1, note=f"loss {self.running:.4f}")
+                            self._conclude(heldout_loss, progress)
             except Interrupted as error:
                 with interruption.ignored():  # asked twice, it still finishes this
-                    self._save()
+                    if not self.shards.spread or self.saved < self.step:
+                        self._save()
                     ranks.leave("interrupted", error.exit_code)
                 raise
             except RankEnded:
-                with interruption.ignored():
-                    self._save()
+                if not self.shards.spread:  # else what has ended has a part of it
+                    with interruption.ignored():
+                        self._save()
                 raise
             finally:
                 ranks.held = before
@@ -267,14 +288,14 @@ class _Fitting:
 
     def _save(self) -> None:
         self.saved = self.step
-        if self.ranks.main:
+        if self.ranks.main or self.shards.spread:
             record = {"loss": self.running, "norm": self.norm, "evaluated": self.evaluated}
             record |= {"seconds": time.monotonic() - self.began, "batches": self.place}
             self.checkpoint.save(self.step, record)
 
     def _update(self) -> None:
         """One step."""
-        config, step, ranks, values = self.config, self.step, self.ranks, [*self.parameters.values()]
+        config, step, ranks, values = self.config, self.step, self.ranks, [*self.shards.whole.values()]
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * config.scale(step) * group["factor"]
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
@@ -283,6 +304,7 @@ class _Fitting:
         for part in self.loss(self.batches.next(step), generator):
             own += part.item()
             part.backward()
+        self.shards.take_gradients()
         said = ranks.exchange({"loss": own, "used": [one.grad is not None for one in values]})
         value = sum(one["loss"] for one in said)
         if not math.isfinite(value):
@@ -290,12 +312,15 @@ class _Fitting:
         used = [any(flags) for flags in zip(*(one["used"] for one in said), strict=True)]
         for piece in _pieces([_grad(one) for one, has in zip(values, used, strict=True) if has]):
             ranks.add_up(piece)
-        norm = torch.nn.utils.clip_grad_norm_(values, config.max_grad_norm)
+        norm = self.shards.clip(config.max_grad_norm)
         if not torch.isfinite(norm):
             raise FloatingPointError(
                 f"{self.name}: the gradient's norm is {norm.item()} at step {step}; lower learning_rate"
             )
-        self.optimizer.step()
+        if isinstance(self.optimizer, Prodigy) and self.shards.spread:
+            prodigy.step(self.optimizer, self.shards)
+        else:
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema is not None:
             self.ema.update()
@@ -303,8 +328,14 @@ class _Fitting:
         self.running = value if self.running is None else 0.98 * self.running + 0.02 * value
         if self.compared < COMPARED:
             self.compared += 1
-            weights: Any = SimpleNamespace(named_trainable=self.parameters.items)
+            weights: Any = SimpleNamespace(named_trainable=self.shards.whole.items)
             compare(ranks, weights, f"{self.name}: after step {self.step}")
+
+
+def _stop_together(ranks: Ranks, interruption: Interruption) -> None:
+    asked = [number for number in ranks.exchange(interruption.received) if number is not None]
+    if asked:
+        raise Interrupted(asked[0])
 
 
 def _grad(parameter: Parameter) -> Tensor:
@@ -326,7 +357,9 @@ def _pieces(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
         yield piece
 
 
-def _optimizer(values: list[Parameter], config: LoopConfig) -> torch.optim.Optimizer:
+def _optimizer(shards: LocalShards, config: LoopConfig) -> torch.optim.Optimizer:
+    check_spread(config, spread=shards.spread)
+    values = [*shards.own.values()]
     if config.optimizer == "prodigy":
         # One scale for all parameters: it takes no groups that learn at different rates.
         everything: list[dict[str, Any]] = [{"params": values, "factor": 1.0}]
@@ -334,8 +367,10 @@ def _optimizer(values: list[Parameter], config: LoopConfig) -> torch.optim.Optim
         with redirect_stdout(io.StringIO()):  # it says on stdout how it decays weights
             return Prodigy(everything, lr=config.learning_rate, weight_decay=decay)
     # A gain, such as the connector's scale of 0.01, must move in proportion to its size, not by Adam's steps.
-    groups: list[dict[str, Any]] = [{"params": [v for v in values if v.numel() > 1], "factor": 1.0}]
-    groups += [{"params": [v], "factor": abs(v.item()) or 1.0} for v in values if v.numel() == 1]
+    gains = shards.gains
+    others = [value for value in values if not any(value is gain for gain in gains)]
+    groups: list[dict[str, Any]] = [{"params": others, "factor": 1.0}]
+    groups += [{"params": [gain], "factor": abs(gain.item()) or 1.0} for gain in gains]
     groups = [group for group in groups if group["params"]]
     rates: Any = {"lr": config.learning_rate, "betas": (0.9, 0.98), "weight_decay": config.weight_decay}
     if config.optimizer == "adamw_8bit":

@@ -17,6 +17,7 @@ from policies.settings import Source
 from policies.unified import files, weights
 from policies.unified.policy import Unified
 from pretrain.diffusion import DiffusionConfig, prepare, train_diffusion
+from pretrain.loop import check_spread
 from pretrain.parts import connector_with, make_comprehension, make_initial, make_vae
 from pretrain.settings import BEFORE, PretrainConfig, SFTConfig
 from pretrain.work import CONSOLE, DataConfig, Work
@@ -41,6 +42,7 @@ def pretrain(config: PretrainConfig, output: Path, ranks: Ranks | None = None) -
         RankEnded: another process was stopped, or failed.
     """
     _prepare(config.threads)
+    _check_loops(config.text_to_video, "text_to_video.", ranks)
     reads_context = any(stage.text == "context" for stage in config.text_to_video.values())
     manifests = _manifests(config.text_to_video.values(), config.data)
     if config.parts.comprehension.path is None or config.parts.vae.path is None:
@@ -87,6 +89,7 @@ def sft(config: SFTConfig, start: Path, output: Path, ranks: Ranks | None = None
         RankEnded: another process was stopped, or failed.
     """
     _prepare(config.threads)
+    _check_loops({"sft": config.sft}, "", ranks)
     geometry = weights.geometry_of(start)
     work = Work(
         output,
@@ -129,6 +132,16 @@ def _prepare(threads: int) -> None:
     torch.set_num_threads(threads)
     # Activations near zero are otherwise computed as denormals, many times slower on a CPU.
     torch.set_flush_denormal(True)
+
+
+def _check_loops(stages: Mapping[str, DiffusionConfig], above: str, ranks: Ranks | None) -> None:
+    """Before any stage has run."""
+    asked = ranks is not None and ranks.sharding is not None
+    for name, stage in stages.items():
+        try:
+            check_spread(stage.loop, spread=asked and "transformer" in stage.train)
+        except ConfigError as error:
+            raise ConfigError(f"{above}{name}.{error}") from error
 
 
 def _manifests(stages: Iterable[DiffusionConfig], data: DataConfig) -> list[str]:

@@ -25,6 +25,11 @@ class Interruption:
         self._ignoring = False
         self._previous: dict[int, Any] = {}
 
+    @property
+    def received(self) -> int | None:
+        """The signal that is held back."""
+        return self._received
+
     def __enter__(self) -> "Interruption":
         if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
             for number in (signal.SIGINT, signal.SIGTERM):

@@ -1,17 +1,21 @@
-"""Frozen weights that several devices hold together: torch's FSDP2, as accelerate's config asks for it.
+"""Weights that several devices hold together: torch's FSDP2, as accelerate's config asks for it.
 
-What is trained stays whole on each of them.  It is small, its gradients are added up as ever, and averages,
-optimiser and files know nothing of it.
+RL spreads what is frozen.  What it trains stays whole on each of them: it is small, its gradients are added
+up as ever, and averages, optimiser and files know nothing of it.  Stages 1 and 2 spread what they train, too
+(``pretrain.local_shards``).
 """
 
 import os
 import re
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch.distributed as dist
+from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
+from torch.nn import Parameter
 
 from rlnsp.protocols import Policy, Shards
 from rlnsp.settings import ConfigError
@@ -39,18 +43,41 @@ class Sharding:
                 f"accelerate's config asks for FSDP, but the policy {type(policy).__name__} has no shards(): "
                 "give it one (rlnsp.protocols.Shards), or start it by a config without FSDP"
             )
+        trained = {value for _, value in policy.named_trainable()}
+        self.spread(policy.shards(), count, next(iter(trained)).device.type, whole=trained)
+
+    def spread(
+        self, modules: Sequence[nn.Module], count: int, device: str, whole: set[Parameter]
+    ) -> list[FSDPModule]:
+        """Spread the weights of modules over ``count`` processes, all of which call this.
+
+        A gradient that reaches them is the sum over the processes.
+
+        Args:
+            modules: the inner before the outer.
+            count: of all processes.
+            device: where the modules compute.
+            whole: parameters that each keeps as they are.
+
+        Returns:
+            The modules.
+        """
         # Of LTX's output, which is a view; nothing here writes into it.
         warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
-        trained = {value for _, value in policy.named_trainable()}
-        mesh = init_device_mesh(next(iter(trained)).device.type, (count,))
-        for module in policy.shards():
-            fully_shard(
+        mesh = init_device_mesh(device, (count,))
+        spread = []
+        for module in modules:
+            made = fully_shard(
                 module,
                 mesh=mesh,
                 reshard_after_forward=self.reshard,
-                ignored_params=trained,
+                ignored_params=whole,
                 offload_policy=CPUOffloadPolicy() if self.offload else OffloadPolicy(),
             )
+            made.set_gradient_divide_factor(1.0)
+            made.set_force_sum_reduction_for_comms(True)  # gloo has no other
+            spread.append(made)
+        return spread
 
 
 def asked_for() -> Sharding | None:
@@ -62,8 +89,9 @@ def asked_for() -> Sharding | None:
     said = {name: value.lower() for name, value in os.environ.items()}
     if said.get("ACCELERATE_USE_DEEPSPEED") == "true":
         raise ConfigError(
-            "accelerate's config asks for DeepSpeed, which is not supported: what is trained is small, so "
-            "that its optimiser's state needs no spreading; for frozen weights take FSDP, version 2"
+            "accelerate's config asks for DeepSpeed, which is not supported: its checkpoints are pickles, "
+            "which rlnsp never reads. In the place of ZeRO-3 take configs/accelerate/fsdp2.yaml, and of "
+            "ZeRO-2 configs/accelerate/fsdp2_zero2.yaml"
         )
     if said.get("ACCELERATE_USE_FSDP") != "true":
         return None

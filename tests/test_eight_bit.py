@@ -9,8 +9,10 @@ from safetensors.torch import load_file, save_file
 from torch.nn import Parameter
 from torch.optim import AdamW
 
+from pretrain.local_shards import LocalShards
 from pretrain.loop import LoopConfig, _optimizer
 from rlnsp import optimizer_state
+from rlnsp.distributed import Ranks
 from rlnsp.optimisation import make_optimizer
 from rlnsp.plan.estimate import STATE
 from rlnsp.settings import ConfigError, TrainerConfig
@@ -93,7 +95,8 @@ def test_saved_and_restored_it_goes_on_to_the_bit(eight_bit, tmp_path):
 
 def test_a_stage_takes_it_with_its_own_rate_for_a_gain(eight_bit):
     gain, matrix = Parameter(torch.tensor([0.01])), Parameter(torch.ones(SHAPE))
-    optimizer = _optimizer([gain, matrix], LoopConfig(optimizer="adamw_8bit", learning_rate=0.1))
+    shards = LocalShards({"gain": gain, "matrix": matrix}, Ranks())
+    optimizer = _optimizer(shards, LoopConfig(optimizer="adamw_8bit", learning_rate=0.1))
     assert type(optimizer).__name__ == "AdamW8bit"
     assert [group["factor"] for group in optimizer.param_groups] == [1.0, pytest.approx(0.01)]
 

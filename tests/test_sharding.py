@@ -23,17 +23,21 @@ def test_accelerate_says_what_the_shipped_config_means(path, monkeypatch):
         monkeypatch.setenv(name, value)
     assert args.num_processes == 8
     assert args.module
-    assert sharding.asked_for() == (Sharding() if path.stem == "fsdp2" else None)
+    expected = {"ddp": None, "fsdp2": Sharding(), "fsdp2_zero2": Sharding(reshard=False)}
+    assert sharding.asked_for() == expected[path.stem]
 
 
 def test_there_are_configs():
-    assert [path.stem for path in CONFIGS] == ["ddp", "fsdp2"]
+    assert [path.stem for path in CONFIGS] == ["ddp", "fsdp2", "fsdp2_zero2"]
 
 
 @pytest.mark.parametrize(
     ("said", "message"),
     [
-        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed, which is not supported"),
+        (
+            {"ACCELERATE_USE_DEEPSPEED": "true"},
+            r"DeepSpeed, .* pickles.* ZeRO-3 take .*/fsdp2\.yaml, .*ZeRO-2 .*/fsdp2_zero2\.yaml",
+        ),
         ({"ACCELERATE_USE_FSDP": "true"}, "the first FSDP"),
     ],
 )

@@ -15,6 +15,7 @@ from pretrain.examples import Batch, batch_of
 from pretrain.loop import LoopConfig
 from pretrain.sources import InMemory
 from rlnsp.config import ConfigError
+from rlnsp.distributed import Ranks
 from rlnsp.types import Condition
 from tests.policies.tiny import make_model
 from tests.pretrain.conftest import MakeClips
@@ -125,7 +126,7 @@ def test_the_parts_of_a_batch_have_the_loss_of_the_whole(
         return batch_of(source.shape, own)
 
     def loss(parts: list[Batch], micro_batch_size: int | None) -> float:
-        flow = _Flow(model_of, DiffusionConfig(micro_batch_size=micro_batch_size))
+        flow = _Flow(model_of, DiffusionConfig(micro_batch_size=micro_batch_size), Ranks())
         generators = [torch.Generator().manual_seed(0) for _ in parts]
         with torch.no_grad():
             found = [

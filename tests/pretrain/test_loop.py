@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 from torch.nn import Parameter
 
 from pretrain.checkpoint import Checkpoint
+from pretrain.local_shards import LocalShards
 from pretrain.loop import LoopConfig, batch_indices, fit
 from rlnsp.config import ConfigError
 from rlnsp.distributed import RankEnded, Ranks
@@ -158,7 +159,7 @@ def test_prodigys_scale_and_counts_come_back_as_they_were(tmp_path: Path) -> Non
             path=tmp_path / "checkpoint.safetensors",
             stage="stage",
             settings={},
-            parameters=parameters,
+            shards=LocalShards(parameters, Ranks()),
             ema=None,
             optimizer=optimizer,
         )

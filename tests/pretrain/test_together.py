@@ -2,8 +2,9 @@
 
 import json
 import os
+import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from benchmarks.two_processes import launch
+from benchmarks.two_processes import FSDP2, launch
 from pretrain import precompute
 from pretrain.diffusion import _Flow
 from rlnsp.cli import main
@@ -31,6 +32,8 @@ sft:
 threads: 1
 device: cpu
 """
+AS_ZERO_2 = FSDP2 | {"FSDP_RESHARD_AFTER_FORWARD": "false"}
+"""What accelerate launch says for configs/accelerate/fsdp2_zero2.yaml."""
 FAULT_AT = 5
 """The loss in which the second process comes to its end: of the third step, after an evaluation of two."""
 
@@ -90,9 +93,11 @@ def work(argv: list[str], fault: str) -> int:
     return main(argv)
 
 
-def both(argv: list[str], log: Path, fault: str = "") -> tuple[list[int | None], list[str]]:
+def both(
+    argv: list[str], log: Path, fault: str = "", told: Mapping[str, str] | None = None
+) -> tuple[list[int | None], list[str]]:
     """Exit codes and what was said."""
-    processes = launch(work, (argv, fault), log, 2, preload=["pretrain.stages"])
+    processes = launch(work, (argv, fault), log, 2, told, preload=["pretrain.stages"])
     for process in processes:
         process.join(120)
     codes = [process.exitcode for process in processes]
@@ -127,6 +132,19 @@ def assert_same(one: Path, other: Path, start: Path) -> None:
         torch.testing.assert_close(found[name], value, rtol=0, atol=2e-5)
 
 
+def held_here(said: str) -> float:
+    """The share of the DiT that the first of two processes said that it holds."""
+    (found,) = re.findall("2 processes hold the DiT together: ([0-9,]+) of ([0-9,]+) here", said)
+    here, whole = (int(number.replace(",", "")) for number in found)
+    return here / whole
+
+
+def described(policy: Path) -> dict[str, dict[str, Any]]:
+    """Its settings, but for where parts were read."""
+    contents = {name: json.loads(content) for name, content in files(policy).items() if ".json" in name}
+    return {name: content | {"_name_or_path": ""} for name, content in contents.items()}
+
+
 @pytest.fixture(scope="module")
 def alone(given: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What one process makes of it, streaming."""
@@ -154,21 +172,61 @@ def test_two_processes_precompute_and_train_as_one_does(given: Path, alone: Path
     assert_same(runs[1], runs[2], given / "tiny")
 
 
+def test_two_that_hold_the_weights_together_train_as_one_does(
+    given: Path, alone: Path, tmp_path: Path
+) -> None:
+    codes, (said, other) = both(words(given, tmp_path / "two"), tmp_path / "log", told=AS_ZERO_2)
+    assert codes == [0, 0], (said, other)
+    assert other == ""
+    assert held_here(said) == pytest.approx(0.5, abs=0.01)
+    assert metrics(tmp_path / "two") == [pytest.approx(row, rel=1e-4) for row in metrics(alone)]
+    assert_same(alone, tmp_path / "two", given / "tiny")
+    assert described(tmp_path / "two" / "policy") == described(alone / "policy")
+
+
+def test_two_that_hold_a_frozen_dit_together_train_its_connector_as_one_does(
+    given: Path, tmp_path: Path
+) -> None:
+    more = "sft.train=[queries,connector]", "sft.loop.steps=2"
+    assert main(words(given, tmp_path / "one", *more)) == 0
+    codes, (said, other) = both(words(given, tmp_path / "two", *more), tmp_path / "log", told=FSDP2)
+    assert codes == [0, 0], (said, other)
+    assert held_here(said) == pytest.approx(0.5, abs=0.01)
+    assert metrics(tmp_path / "two") == [pytest.approx(row, rel=1e-4) for row in metrics(tmp_path / "one")]
+    assert_same(tmp_path / "one", tmp_path / "two", given / "tiny")
+
+
 @pytest.mark.parametrize(
-    ("fault", "codes", "says"),
+    ("fault", "told", "codes", "says"),
     [
-        ("killed", [1, -signal.SIGKILL], "another process of the run has ended"),
-        ("stopped", [143, 143], "interrupted and saved; go on by: rlnsp sft"),
+        ("killed", {}, [1, -signal.SIGKILL], "another process of the run has ended"),
+        ("stopped", {}, [143, 143], "interrupted and saved; go on by: rlnsp sft"),
+        ("stopped", FSDP2, [143, 143], "interrupted and saved; go on by: rlnsp sft"),
     ],
 )
 def test_what_ends_one_process_ends_both_and_one_goes_on(
-    given: Path, alone: Path, tmp_path: Path, fault: str, codes: list[int], says: str
+    given: Path, alone: Path, tmp_path: Path, fault: str, told: dict[str, str], codes: list[int], says: str
 ) -> None:
-    found, (said, other) = both(words(given, tmp_path / "run"), tmp_path / "log", fault)
+    found, (said, other) = both(words(given, tmp_path / "run"), tmp_path / "log", fault, told)
     assert found == codes, (said, other)
     assert says in said
     assert "Traceback" not in said + other
     assert (tmp_path / "run" / "sft" / "checkpoint.safetensors").is_file()
     assert main(words(given, tmp_path / "run")) == 0
+    assert metrics(tmp_path / "run") == [pytest.approx(row, rel=1e-4) for row in metrics(alone)]
+    assert_same(alone, tmp_path / "run", given / "tiny")
+
+
+def test_a_kill_ends_two_that_hold_the_weights_together_and_one_goes_on_from_their_last_checkpoint(
+    given: Path, alone: Path, tmp_path: Path
+) -> None:
+    more = "sft.loop.save_every=2", "sft.gradient_checkpointing=true"
+    argv = words(given, tmp_path / "run", *more)
+    codes, (said, other) = both(argv, tmp_path / "log", "killed", FSDP2)
+    assert codes == [1, -signal.SIGKILL], (said, other)
+    assert "another process of the run has ended" in said
+    assert "Traceback" not in said
+    assert (tmp_path / "run" / "sft" / "checkpoint.safetensors").is_file()
+    assert main(argv) == 0
     assert metrics(tmp_path / "run") == [pytest.approx(row, rel=1e-4) for row in metrics(alone)]
     assert_same(alone, tmp_path / "run", given / "tiny")
