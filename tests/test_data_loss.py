@@ -47,6 +47,40 @@ def clear(policy):
         value.grad = torch.zeros_like(value)
 
 
+class KnowsTheFirst(ToyPolicy):
+    """Its clips' first latent is known, and is not the data's."""
+
+    def encode(self, scenes):
+        return replace(super().encode(scenes), first=torch.full((len(scenes), 1, 3), 9.0))
+
+    def velocity(self, x, sigma, condition, guidance_scale=1.0):
+        v = super().velocity(condition.given(x), sigma, condition, guidance_scale)
+        assert condition.first is not None
+        known = (x[:, :1] - condition.first) / sigma[:, None, None]
+        return torch.cat([known, v[:, 1:]], 1)
+
+
+def test_of_latents_that_are_known_there_is_no_loss(scenes):
+    knows, plain = KnowsTheFirst(ToyPolicy.Config()), ToyPolicy(ToyPolicy.Config())
+    latents = plain.encode_video(np.stack([true_clips(scene, 1)[0] for scene in scenes]))
+    assert latents.shape[2] == 3
+    assert (latents[:, 0] - 9).abs().min() > 1
+    seen = []
+    knows.velocity = lambda x, sigma, condition, scale=1.0, v=knows.velocity: (
+        seen.append((x, sigma)) or v(x, sigma, condition, scale)
+    )
+    share = data_loss(knows).measure(scenes, (2, 16, 16, 3), seed=3, chunk_size=6)
+    generator = Randomness(seed=3).generator("data")
+    torch.randint(4, (6,), generator=generator)
+    noise = torch.randn(latents.shape, generator=generator)
+    ((x, sigma),) = seen
+    s = sigma[:, None]
+    torch.testing.assert_close(x[:, 0], (1 - s) * 9 + s * noise[:, 0])
+    v = KnowsTheFirst.velocity(knows, x, sigma, knows.encode(scenes))
+    errors = (v - (noise - latents))[:, 1:].square().flatten(1).sum(1) / latents[0].numel()
+    assert share == pytest.approx(errors.tolist(), rel=1e-4)
+
+
 def test_a_policys_latents_of_its_own_clip_are_that_clips(toy):
     x = toy.noise(3, torch.Generator().manual_seed(0))
     assert (toy.encode_video(toy.decode(x, torch.Generator()).frames) - x).abs().max() < 0.1
