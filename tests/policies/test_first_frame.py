@@ -1,6 +1,7 @@
 """A clip that goes on from the last frame of the scene before it, against diffusers' own pipeline."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -109,7 +110,7 @@ def test_latents_are_those_of_the_image_to_video_pipeline_from_the_picture_on(
         # A fresh connector's output is small; at full size a condition that is mixed up shows.
         plain = replace(plain, embeds=50 * plain.embeds, null_embeds=50 * plain.null_embeds)
         condition = replace(plain, first=model.encode_frames(frames))
-        theirs = pipeline(
+        made: Any = pipeline(
             image=[Image.fromarray(frame[0]) for frame in frames],  # pyright: ignore[reportArgumentType]
             height=g.height,
             width=g.width,
@@ -123,16 +124,16 @@ def test_latents_are_those_of_the_image_to_video_pipeline_from_the_picture_on(
             negative_prompt_attention_mask=condition.null_mask.expand_as(condition.mask),
             output_type="latent",
             generator=torch.Generator().manual_seed(1),
-        ).frames
-        made = {}
+        )
+        ours = {}
         for name, one in (("given", condition), ("not given", plain)):
             x, sigmas = model.noise(2, torch.Generator().manual_seed(1)), model.sigmas(STEPS)
             for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
                 x = x + (following - sigma) * model.velocity(x, sigma.expand(2), one, guidance_scale)
-            made[name] = x
-    torch.testing.assert_close(made["given"], theirs, rtol=0, atol=1e-5)
+            ours[name] = x
+    torch.testing.assert_close(ours["given"], made.frames, rtol=0, atol=1e-5)
     rest = condition.first.shape[1]
-    assert (made["not given"] - theirs)[:, rest:].abs().max() > 1e-2  # the others saw the frame
+    assert (ours["not given"] - made.frames)[:, rest:].abs().max() > 1e-2  # the others saw the frame
 
 
 @pytest.mark.parametrize(
