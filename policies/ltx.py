@@ -119,7 +119,7 @@ def velocity(
 
     With ``guidance_scale`` w other than 1, v(null) + w (v(condition) - v(null)) from one batched call.
 
-    Latents that the condition knows are seen as they are, at sigma 0 (arXiv:2501.00103, section 2.4), and
+    Latents that the condition knows are seen as they are, at sigma 0 (arXiv:2501.00103, image conditioning), and
     their velocity is that of known data, (x - first) / sigma: every step leads them to where they belong, and
     no weight has a part in it.
 
@@ -176,7 +176,8 @@ def encode(
     The posterior's mean, or with a ``generator`` a draw from it.
     """
     pixels = to_pixels(frames).to(vae.device, vae.dtype)
-    posterior = vae.encode(pixels, return_dict=False)[0]
+    with torch.autocast(vae.device.type, enabled=False):  # as it decodes, whatever a denoiser runs in
+        posterior = vae.encode(pixels, return_dict=False)[0]
     return pack(normalise(draw(posterior, generator), vae), grid)
 
 

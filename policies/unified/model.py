@@ -216,7 +216,7 @@ class UnifiedModel(nn.Module):
             drop: (B,) bool; True where the null condition stands in, which guidance needs trained.
             geometry: of these clips.
             first: (B,) bool; True where the first latent frame is given, of clips that have more: it is seen
-                as it is, at sigma 0, and the mean is over the others (arXiv:2501.00103, section 2.4).
+                as it is, at sigma 0, and the mean is over the others (arXiv:2501.00103, image conditioning).
         """
         embeds, mask = condition.embeds, condition.mask
         if drop is not None:

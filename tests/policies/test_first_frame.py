@@ -20,6 +20,7 @@ from rlnsp.check.examination import examine
 from rlnsp.check.sampling import stock
 from rlnsp.check.subject import Subject
 from rlnsp.manifest import write_manifest
+from rlnsp.precision import in_precision
 from rlnsp.randomness import Randomness
 from rlnsp.rollout import rollout
 from rlnsp.settings import ConfigError, DataConfig, SamplerConfig, WindowConfig
@@ -208,6 +209,9 @@ def test_checkpointing_and_bf16_change_nothing_but_memory_and_rounding(policy, p
         one.velocity(x, sigma, condition).square().sum().backward()
     for (name, a), (_, b) in zip(policy.named_trainable(), saving.named_trainable(), strict=True):
         torch.testing.assert_close(a.grad, b.grad, msg=name)
+    in_bf16 = in_precision(policy, "bf16").encode(scenes[:2])
+    assert in_bf16.first is not None
+    assert torch.equal(in_bf16.first, condition.first)  # the VAE's own precision
     half = unified(policy_folder, dtype="bf16")
     v, n = half.velocity(x, sigma, condition), condition.first.shape[1]
     assert v.dtype == torch.float32
