@@ -119,9 +119,9 @@ def velocity(
 
     With ``guidance_scale`` w other than 1, v(null) + w (v(condition) - v(null)) from one batched call.
 
-    Latents that the condition knows are seen as they are, at sigma 0 (arXiv:2501.00103, image conditioning), and
-    their velocity is that of known data, (x - first) / sigma: every step leads them to where they belong, and
-    no weight has a part in it.
+    Latents that the condition knows are seen as they are, at sigma 0 (arXiv:2501.00103, image conditioning),
+    and their velocity is that of known data, (x - first) / sigma: every step leads them to where they belong,
+    and no weight has a part in it.
 
     Args:
         transformer: the DiT, with or without an adapter.
