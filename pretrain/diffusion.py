@@ -19,6 +19,7 @@ from torch import Tensor
 from policies.latents import Geometry
 from policies.ltx import shift_exponent
 from policies.unified.model import TRAINABLE, UnifiedModel
+from policies.unified.settings import Limits
 from pretrain.batches import ClipBatches, first_examples
 from pretrain.clips import Clips
 from pretrain.examples import Batch, Source
@@ -47,6 +48,8 @@ class DiffusionConfig:
     context_clips: bool = False
     """Beside the preceding scene's words the model reads frames of its clip (``context_clip``), where there
     is one, as the policy does in stage 3 unless it is told otherwise."""
+    limits: Limits = field(default_factory=Limits)
+    """How much of words and frames it reads, as ``policy.config.limits`` says of stage 3."""
     first_frame: float = 0.0
     """Share of rows whose first latent frame is given as it is, for the model to go on from: what a policy
     with ``first_frame: context`` is asked to do.  The loss is over the others.  A picture has no others, and
@@ -123,8 +126,9 @@ def check_context_clips(source: Source) -> None:
 
 
 def prepare(model: UnifiedModel, config: DiffusionConfig) -> None:
-    """What it trains has gradients, and it computes as it will in training."""
+    """What it trains has gradients, and it reads and computes as it will in training."""
     model.train_only(*config.train)
+    model.comprehension.limits = config.limits
     model.compute_dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     if config.precision == "bf16":
         model.comprehension.to(torch.bfloat16)  # frozen, and by far the largest part

@@ -30,6 +30,8 @@ def whole_clip(path: Path, limits: Limits, max_frames: int | None = None) -> tup
         for _, frame in decoded(container, limits):
             picture = to_rgb.reformat(frame, format="rgb24", threads=1)
             frames.append(picture.to_ndarray().astype(np.uint8, copy=False))
+            if frames[-1].shape != frames[0].shape:
+                raise UnusableVideo("broken", "has frames of more than one size")
             if len(frames) * frames[0].nbytes > limits.max_clip_mb * 1e6:
                 raise UnusableVideo(
                     "too long", f"is longer in memory than max_clip_mb {limits.max_clip_mb:g}"
@@ -49,7 +51,7 @@ def last_frame(path: Path, size: tuple[int, int], limits: Limits) -> NDArray[np.
     """
     last = None
     with opened(path, limits) as container:
-        for _, last in decoded(container, limits):  # noqa: B007  # each until the next
+        for _, last in decoded(container, limits):  # noqa: B007
             pass
         if last is None:
             raise UnusableVideo("broken", "has no frame that can be decoded")

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from rlnsp.dataset import frames
 from rlnsp.dataset.frames import last_frame, whole_clip
 from rlnsp.dataset.safety import Limits
-from rlnsp.dataset.video import UnusableVideo
+from rlnsp.dataset.video import UnusableVideo, decoded
 from tests.videos import BLUE, GREEN, RED, audio_only, cut_together, encode, moving, truncated
 
 
@@ -19,10 +20,10 @@ def test_of_a_clip_of_the_same_size_it_is_the_last_frame_itself(tmp_path):
 
 
 def test_of_another_size_it_covers_the_frame_and_its_middle_stays(tmp_path):
-    frames = moving(GREEN, 4, 40, 120)
-    frames[:] = GREEN
-    frames[-1, :, :40], frames[-1, :, 80:] = RED, BLUE
-    path = encode(tmp_path / "a.mp4", frames)
+    clip = moving(GREEN, 4, 40, 120)
+    clip[:] = GREEN
+    clip[-1, :, :40], clip[-1, :, 80:] = RED, BLUE
+    path = encode(tmp_path / "a.mp4", clip)
     square = last_frame(path, (20, 20), Limits())
     assert square.shape == (20, 20, 3)
     assert np.abs(square.astype(int) - GREEN)[:, 3:-3].max() < 40
@@ -32,10 +33,10 @@ def test_of_another_size_it_covers_the_frame_and_its_middle_stays(tmp_path):
 
 
 def test_pixels_that_are_wider_than_high_are_shown_so(tmp_path):
-    frames = moving(GREEN, 2, 40, 60)
-    frames[:] = GREEN
-    frames[-1, :, :15], frames[-1, :, 45:] = RED, BLUE
-    path = encode(tmp_path / "a.mp4", frames, sar="2/1")  # shown as 40 x 120
+    clip = moving(GREEN, 2, 40, 60)
+    clip[:] = GREEN
+    clip[-1, :, :15], clip[-1, :, 45:] = RED, BLUE
+    path = encode(tmp_path / "a.mp4", clip, sar="2/1")  # shown as 40 x 120
     square = last_frame(path, (20, 20), Limits())
     assert np.abs(square.astype(int) - GREEN)[:, 2:-2].max() < 40
 
@@ -48,6 +49,19 @@ def test_limits_hold(tmp_path, limits, kind):
     with pytest.raises(UnusableVideo) as raised:
         last_frame(path, (20, 20), limits)
     assert raised.value.kind == kind
+
+
+def test_frames_of_more_than_one_size_are_no_clip(tmp_path, monkeypatch):
+    path = encode(tmp_path / "a.mp4", moving(RED, 3))
+
+    def other_sizes(container, limits):
+        for seconds, frame in decoded(container, limits):
+            yield seconds, frame if not seconds else frame.reformat(width=48, height=36)
+
+    monkeypatch.setattr(frames, "decoded", other_sizes)
+    with pytest.raises(UnusableVideo, match="more than one size"):
+        whole_clip(path, Limits())
+    assert last_frame(path, (20, 20), Limits()).shape == (20, 20, 3)
 
 
 def test_what_has_no_last_frame_is_said(tmp_path):

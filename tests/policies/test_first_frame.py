@@ -161,6 +161,16 @@ def test_nothing_is_wrong_with_a_run_whose_clips_have_a_first_frame(policy, mani
     assert report.findings["first ratio"].figures["movement"] == 0
 
 
+def test_the_frame_is_cut_to_the_policys_size(policy, pipeline_folders, scenes):
+    frames = first_frames(scenes[:2], (32, 64))
+    assert frames.shape == (2, 1, 32, 64, 3)
+    assert np.abs(frames[:, 0, -1].astype(int) - np.array([RED, GREEN])[:, None]).max() < 40  # the ground
+    own = policy.model.encode_frames(frames)
+    assert torch.equal(policy.encode(scenes[:2]).first, own)
+    other = ltx_video(pipeline_folders["ltx_video"])
+    torch.testing.assert_close(other.encode(scenes[:2]).first, other.model.encode_first(frames))
+
+
 def test_both_policies_keep_to_the_protocol(policy, pipeline_folders, scenes):
     check_policy(policy, scenes[:2])
     check_policy(ltx_video(pipeline_folders["ltx_video"]), scenes[:2])

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from policies.unified import Unified
 from policies.unified.model import UnifiedModel
+from policies.unified.settings import Limits as ReadLimits
 from pretrain import precompute
-from pretrain.diffusion import DiffusionConfig, train_diffusion
+from pretrain.diffusion import DiffusionConfig, prepare, train_diffusion
 from pretrain.examples import Source
 from pretrain.loop import LoopConfig
 from pretrain.skipped import Skipped
@@ -110,6 +111,11 @@ def test_the_model_is_shown_what_the_policy_is_shown(data: Path) -> None:
         without = words.hidden(row, words.context(row))
         assert without is not None
         assert torch.equal(hidden, without) is (id == "words")
+    prepare(model, DiffusionConfig(limits=ReadLimits(clip_frames=2)))
+    shown = source.context(0)
+    assert shown is not None
+    assert len(shown) == 2
+    prepare(model, DiffusionConfig())
     shown = source.context(0)
     assert shown is not None
     assert len(shown) == model.comprehension.limits.clip_frames == 4  # of nine
