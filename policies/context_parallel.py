@@ -12,7 +12,7 @@ from typing import Any
 
 import torch.distributed as dist
 from diffusers.hooks.context_parallel import apply_context_parallel
-from diffusers.models._modeling_parallel import ContextParallelConfig, ParallelConfig
+from diffusers.models._modeling_parallel import ContextParallelConfig, ContextParallelInput, ParallelConfig
 from peft import PeftModel
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -20,8 +20,14 @@ from torch.distributed.device_mesh import init_device_mesh
 from rlnsp.settings import require
 
 
-def split_tokens(model: PeftModel, num_tokens: int, count: int) -> None:
+def split_tokens(model: PeftModel, num_tokens: int, count: int, *, timestep_a_token: bool = False) -> None:
     """Let each ``count`` processes in a row make every forward of the DiT together; all processes call this.
+
+    Args:
+        model: with an adapter.
+        num_tokens: of a clip.
+        count: of processes.
+        timestep_a_token: the DiT is given (B, N) timesteps, which are shared out as the tokens are.
 
     Raises:
         ConfigError: tokens or heads cannot be shared evenly.
@@ -47,14 +53,16 @@ def split_tokens(model: PeftModel, num_tokens: int, count: int) -> None:
     ]
     for block in blocks:
         block.attn1.processor._parallel_config = parallel
-    apply_context_parallel(bare, config, _plan(bare))
+    apply_context_parallel(bare, config, _plan(bare, timestep_a_token))
     # Between diffusers and torch, at every call.
     warnings.filterwarnings("ignore", message=".*all_gather_tensor. is deprecated", category=FutureWarning)
 
 
-def _plan(bare: Any) -> dict[str, Any]:
-    """diffusers' plan without what it says of the text, and of a timestep a token, of which there is none."""
+def _plan(bare: Any, timestep_a_token: bool) -> dict[str, Any]:
+    """diffusers' plan without what it says of the text; LTX's says nothing of a timestep a token."""
     own = dict(bare._cp_plan)
     whole = own.pop("", {})
     clip = {name: how for name, how in whole.items() if name == "hidden_states"}
+    if timestep_a_token:
+        clip["timestep"] = ContextParallelInput(split_dim=1, expected_dims=2, split_output=False)
     return own | ({"": clip} if clip else {})

@@ -55,6 +55,11 @@ class Grid:
         return self.frames // self.patch_t, self.height // self.patch, self.width // self.patch
 
     @property
+    def frame_tokens(self) -> int:
+        """Tokens of a latent frame, or of ``patch_t`` of them; the first so many are the clip's first."""
+        return self.tokens[1] * self.tokens[2]
+
+    @property
     def num_tokens(self) -> int:
         """N."""
         return int(np.prod(self.tokens))

@@ -119,10 +119,14 @@ def velocity(
 
     With ``guidance_scale`` w other than 1, v(null) + w (v(condition) - v(null)) from one batched call.
 
+    Latents that the condition knows are seen as they are, at sigma 0 (arXiv:2501.00103, image conditioning),
+    and their velocity is that of known data, (x - first) / sigma: every step leads them to where they belong,
+    and no weight has a part in it.
+
     Args:
         transformer: the DiT, with or without an adapter.
         x: packed latents.
-        sigma: noise level.
+        sigma: noise level; (B, N) where tokens have their own, which then are all to be made.
         condition: B rows.
         guidance_scale: w.
         tokens: along frames, height and width.
@@ -130,19 +134,23 @@ def velocity(
         num_timesteps: what sigma 1 is to the DiT.
         dtype: of the forward.
     """
-    embeds, mask = condition.embeds, condition.mask
+    embeds, mask, first = condition.embeds, condition.mask, condition.first
+    seen, level = condition.given(x), sigma
+    if first is not None:
+        level = sigma[:, None].repeat(1, x.shape[1])
+        level[:, : first.shape[1]] = 0
     guided = guidance_scale != 1.0
     if guided:
         n = len(x)
         embeds = torch.cat([condition.null_embeds.expand(n, -1, -1), embeds])
         mask = torch.cat([condition.null_mask.expand(n, -1), mask])
-        x, sigma = torch.cat([x, x]), torch.cat([sigma, sigma])
+        seen, level = torch.cat([seen, seen]), torch.cat([level, level])
     frames, height, width = tokens
     with autocast(x.device, dtype):
         v = transformer(
-            hidden_states=x.to(dtype),
+            hidden_states=seen.to(dtype),
             encoder_hidden_states=embeds.to(dtype),
-            timestep=sigma * num_timesteps,
+            timestep=level * num_timesteps,
             encoder_attention_mask=mask,
             num_frames=frames,
             height=height,
@@ -150,10 +158,13 @@ def velocity(
             rope_interpolation_scale=rope,
             return_dict=False,
         )[0].float()
-    if not guided:
+    if guided:
+        v_null, v_condition = v.chunk(2)
+        v = v_null + guidance_scale * (v_condition - v_null)
+    if first is None:
         return v
-    v_null, v_condition = v.chunk(2)
-    return v_null + guidance_scale * (v_condition - v_null)
+    known = (x[:, : first.shape[1]] - first) / sigma[:, None, None]
+    return torch.cat([known, v[:, first.shape[1] :]], 1)
 
 
 @torch.no_grad()
@@ -165,7 +176,8 @@ def encode(
     The posterior's mean, or with a ``generator`` a draw from it.
     """
     pixels = to_pixels(frames).to(vae.device, vae.dtype)
-    posterior = vae.encode(pixels, return_dict=False)[0]
+    with torch.autocast(vae.device.type, enabled=False):  # as it decodes, whatever a denoiser runs in
+        posterior = vae.encode(pixels, return_dict=False)[0]
     return pack(normalise(draw(posterior, generator), vae), grid)
 
 

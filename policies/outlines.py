@@ -108,6 +108,7 @@ def outline(
         latent=(grid.num_tokens, grid.channels * grid.patch**2 * grid.patch_t),
         condition=condition,
         condition_bytes=condition_bytes,
+        first=grid.frame_tokens if getattr(config, "first_frame", "none") != "none" else 0,
         decode_batch_size=config.decode_batch_size,
         read_parameters=sum(value.numel() for value in reader.parameters()),
         read_tokens=read_tokens,

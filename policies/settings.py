@@ -15,6 +15,11 @@ def require_positive(settings: Any, names: Iterable[str]) -> None:
             raise ValueError(f"{name}={value}: must be positive.")
 
 
+FirstFrame = Literal["none", "context"]
+"""Of a clip.  ``none``: it is made as the others are.  ``context``: the last frame of the scene's
+``context_clip``, which it needs, is given, and the clip goes on from it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """One pretrained part: a folder, or a model hub's id, passed on to ``from_pretrained`` untouched."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers.pipelines.ltx.pipeline_ltx import LTXPipeline
+from diffusers.pipelines.ltx.pipeline_ltx_image2video import LTXImageToVideoPipeline
 from diffusers.pipelines.wan.pipeline_wan import WanPipeline
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
@@ -32,6 +33,8 @@ def ltx_latents(
 ) -> Tensor:
     """Denoised latents (B, N, C) fp32, by LTXPipeline's schedule, steps and guidance.
 
+    By LTXImageToVideoPipeline's, of the same parts, where the condition has a first frame.
+
     Args:
         x: (B, N, C) packed noise.
         condition: B rows, in the place of encoded prompts.
@@ -43,13 +46,16 @@ def ltx_latents(
     """
     # Its own: the one that it came with is the policy's, which keeps a schedule in it.
     pipeline.scheduler = FlowMatchEulerDiscreteScheduler.from_config(pipeline.scheduler.config)
-    pipeline.set_progress_bar_config(disable=True)
+    call: Any = pipeline
+    if condition.first is not None:
+        call, x = LTXImageToVideoPipeline(**pipeline.components), condition.given(x)
+    call.set_progress_bar_config(disable=True)
     with autocast(x.device, dtype):
-        made: Any = pipeline(
+        made: Any = call(
             height=geometry.height,
             width=geometry.width,
             num_frames=geometry.num_frames,
-            frame_rate=geometry.fps,  # pyright: ignore[reportArgumentType]
+            frame_rate=geometry.fps,
             num_inference_steps=num_steps,
             guidance_scale=guidance_scale,
             latents=x,

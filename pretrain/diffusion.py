@@ -19,6 +19,7 @@ from torch import Tensor
 from policies.latents import Geometry
 from policies.ltx import shift_exponent
 from policies.unified.model import TRAINABLE, UnifiedModel
+from policies.unified.settings import Limits
 from pretrain.batches import ClipBatches, first_examples
 from pretrain.clips import Clips
 from pretrain.examples import Batch, Source
@@ -45,6 +46,15 @@ class DiffusionConfig:
     """What the model reads."""
     drop: float = 0.1
     """Share of rows whose text is dropped, which classifier-free guidance needs; 1: of all of them."""
+    context_clips: bool = False
+    """Beside the preceding scene's words the model reads frames of its clip (``context_clip``), where there
+    is one, as the policy does in stage 3 unless it is told otherwise."""
+    limits: Limits = field(default_factory=Limits)
+    """How much of words and frames it reads, as ``policy.config.limits`` says of stage 3."""
+    first_frame: float = 0.0
+    """Share of rows whose first latent frame is given as it is, for the model to go on from: what a policy
+    with ``first_frame: context`` is asked to do.  The loss is over the others.  A picture has no others, and
+    is never given."""
     sigma_mean: float = 0.0
     sigma_std: float = 1.0
     """Of the logit-normal (arXiv:2403.03206, section 3.1) that sigma is drawn from, before it is shifted."""
@@ -64,6 +74,13 @@ class DiffusionConfig:
             raise ConfigError(f"train must name some of queries, connector, transformer; got {given}")
         if not 0 <= self.drop <= 1:
             raise ConfigError(f"drop must be in [0, 1]; got {self.drop}")
+        if self.context_clips and self.text != "context":
+            raise ConfigError(
+                f"context_clips: they are clips of the preceding scene, but text is {self.text}; set "
+                "text=context, or context_clips=false"
+            )
+        if not 0 <= self.first_frame <= 1:
+            raise ConfigError(f"first_frame must be in [0, 1], a share of the rows; got {self.first_frame}")
         if self.sigma_std < 0:
             raise ConfigError(f"sigma_std must be 0 or more; got {self.sigma_std}")
         if self.micro_batch_size is not None and self.micro_batch_size < 1:
@@ -100,9 +117,19 @@ def check_captions(scenes: Iterable[Scene]) -> None:
             )
 
 
+def check_context_clips(source: Source) -> None:
+    """Raise ManifestError unless there is one clip of a preceding scene at least."""
+    if not any(source.scene(row).context_clip for row in range(len(source))):
+        raise ManifestError(
+            "context_clips: no scene has a context_clip to read; name them in the data, or set "
+            "context_clips=false"
+        )
+
+
 def prepare(model: UnifiedModel, config: DiffusionConfig) -> None:
-    """What it trains has gradients, and it computes as it will in training."""
+    """What it trains has gradients, and it reads and computes as it will in training."""
     model.train_only(*config.train)
+    model.comprehension.limits = config.limits
     model.compute_dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     if config.precision == "bf16":
         model.comprehension.to(torch.bfloat16)  # frozen, and by far the largest part
@@ -135,6 +162,8 @@ def train_diffusion(
     ranks = ranks or Ranks()
     if config.text == "caption" and config.drop < 1:
         check_captions(source.scene(row) for source in data.values() for row in range(len(source)))
+    if config.context_clips and config.drop < 1:
+        check_context_clips(data["train"])
     prepare(model, config)
     transformer: Any = model.transformer
     if config.gradient_checkpointing:
@@ -205,6 +234,9 @@ class _Flow:
         size = n, model.grid(geometry).num_tokens, transformer.config["in_channels"]
         noise = torch.randn(size, generator=generator)
         dropped = torch.rand(n, generator=generator) < drop
+        given = None
+        if config.first_frame and model.grid(geometry).tokens[0] > 1:
+            given = torch.rand(n, generator=generator) < config.first_frame
         own = torch.arange(len(batch.scenes))
         parts = [rows for rows in own.split(config.micro_batch_size or max(len(own), 1)) if len(rows)]
         # Where the DiT computes only if all processes do, they must do so as often, forward and backward.
@@ -215,7 +247,8 @@ class _Flow:
             x0, here = part.latents.to(model.device), part.here
             at, with_noise, without_text = (value[here].to(model.device) for value in (sigma, noise, dropped))
             condition = self._condition(part)
-            losses = model.flow_loss(x0, at, with_noise, condition, without_text, geometry)
+            first = given[here].to(model.device) if given is not None else None
+            losses = model.flow_loss(x0, at, with_noise, condition, without_text, geometry, first)
             yield losses.sum() / n
         for _ in range(most - len(parts)):
             yield self._idle(size[1:], geometry)
@@ -235,7 +268,8 @@ class _Flow:
         model = self.model
         if batch.hidden is None:
             texts = [text_of(scene, self.config.text) for scene in batch.scenes]
-            return model.encode_texts(texts, template=TEMPLATES[self.config.text])
+            template = TEMPLATES[self.config.text]
+            return model.encode_texts(texts, template=template, clips=batch.contexts)
         if self._null is None:
             self._null = model.read_texts([])  # as frozen as the rest
         return model.translate(torch.cat([batch.hidden.to(model.device), self._null]))

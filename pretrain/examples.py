@@ -1,14 +1,16 @@
 """What stages train on: examples, batches of them, and how several processes read them.
 
 Shapes: B examples of a batch, b of them in this process; N latent tokens, C their channels; Q queries, W
-width of the comprehension model; F, H, W frames and pixels.
+width of the comprehension model; F, H, W frames and pixels, f, h, w those of a preceding scene's clip.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rlnsp.dataset.video import UnusableVideo
@@ -29,6 +31,8 @@ class Example:
     """(N, C) fp32."""
     hidden: Tensor | None = None
     """(Q, W), what the comprehension model says at the queries, where that is kept."""
+    context: NDArray[np.uint8] | None = None
+    """(f, h, w, 3), of the preceding scene's own clip the frames that the model reads beside its words."""
 
 
 class Source(Protocol):
@@ -64,6 +68,8 @@ class Batch:
     """(b, N, C) fp32; None where b is 0."""
     hidden: Tensor | None
     """(b, Q, W) where it is kept."""
+    contexts: list[NDArray[np.uint8] | None]
+    """b; as ``Example.context``."""
     here: Tensor
     """(b,) long, rising; which of the B they are."""
     total: int
@@ -90,6 +96,7 @@ class Batch:
             shape=self.shape,
             latents=self.latents[rows] if self.latents is not None and len(rows) else None,
             hidden=self.hidden[rows] if self.hidden is not None and len(rows) else None,
+            contexts=[self.contexts[row] for row in rows.tolist()],
             here=self.here[rows],
             total=self.total,
         )
@@ -104,6 +111,7 @@ def batch_of(shape: Shape, examples: Sequence[Example | None]) -> Batch:
         shape=shape,
         latents=torch.stack([one.latents for one in own]) if own else None,
         hidden=torch.stack(hidden) if hidden else None,
+        contexts=[one.context for one in own],
         here=torch.tensor([place for place, one in enumerate(examples) if one is not None], dtype=torch.long),
         total=len(examples),
     )

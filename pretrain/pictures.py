@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from pretrain.sampling import nearest_shape
+from rlnsp.dataset.frames import nearest_shape
 from rlnsp.dataset.rows import PICTURES
 from rlnsp.dataset.safety import Limits
 from rlnsp.dataset.video import UnusableVideo, place_of

@@ -59,7 +59,7 @@ def precomputed(
 
     def encoded(row: int) -> Made:
         try:
-            frames = videos.load(row)
+            frames = videos.frames(row)
         except UnusableVideo as error:
             return None, {"kind": error.kind, "why": str(error)}
         return model.encode_frames(frames[None])[0], {"shape": frames.shape[:3]}
@@ -68,15 +68,27 @@ def precomputed(
         skipped.add(videos.scene(row), UnusableVideo(note["kind"], note["why"]))
     hidden = None
     if not model.connector.queries.requires_grad:
-        about = {
+        about: dict[str, Any] = {
             "rows": rows,
             "text": videos.text,
             "dtype": str(model.compute_dtype),
             "comprehension": digest_of(model.comprehension.state_dict()),
             "queries": digest_of({"queries": model.connector.queries}),
         }
+        if videos.context_clips:
+            about["context_clips"] = digest_of_contexts(videos.scenes)
+            about["clip_frames"] = model.comprehension.limits.clip_frames
+            about["clip_max_pixels"] = model.comprehension.limits.clip_max_pixels
         hidden = TensorShards(folder / f"conditions-{stage}", n, about, ROWS_A_FILE, ranks)
-        _fill(hidden, lambda row: (videos.hidden(row), {}), f"conditions of {folder.name}", console)
+
+        def said(row: int) -> Made:
+            try:
+                return videos.hidden(row, videos.context(row)), {}
+            except UnusableVideo as error:
+                return None, {"kind": error.kind, "why": str(error)}
+
+        for row, note in _fill(hidden, said, f"conditions of {folder.name}", console):
+            skipped.add(videos.scene(row), UnusableVideo(note["kind"], note["why"]))
     return Precomputed(videos, latents, hidden)
 
 
@@ -84,11 +96,22 @@ def digest_of_rows(scenes: Sequence[Scene]) -> str:
     """Of ids, texts and videos by name and size: not of their bytes, which would take as long as decoding."""
     digest = hashlib.sha256()
     for scene in scenes:
-        file = scene.video
-        size = file.stat().st_size if file is not None and file.is_file() else 0
-        name = "/".join(file.parts[-2:]) if file is not None else ""
-        digest.update(repr((scene.id, scene.context, scene.caption, name, size)).encode())
+        digest.update(repr((scene.id, scene.context, scene.caption, *_named(scene.video))).encode())
     return digest.hexdigest()
+
+
+def digest_of_contexts(scenes: Sequence[Scene]) -> str:
+    """Of the preceding scenes' clips, in the same way."""
+    digest = hashlib.sha256()
+    for scene in scenes:
+        digest.update(repr(_named(scene.context_clip)).encode())
+    return digest.hexdigest()
+
+
+def _named(file: Path | None) -> tuple[str, int]:
+    """Name and size."""
+    size = file.stat().st_size if file is not None and file.is_file() else 0
+    return "/".join(file.parts[-2:]) if file is not None else "", size
 
 
 def digest_of(tensors: Mapping[str, Tensor]) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
+from rlnsp.dataset.frames import Scaled
 from rlnsp.dataset.safety import Limits
 from rlnsp.dataset.video import UnusableVideo, decoded, opened
 
@@ -30,12 +31,6 @@ class Part:
 
 
 WHOLE = Part()
-
-
-def nearest_shape(height: float, width: float, shapes: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """Of (H, W) shapes the one whose aspect ratio is nearest, in logarithms; of equals the first."""
-    aspect = math.log(height / width)
-    return min(shapes, key=lambda shape: abs(math.log(shape[0] / shape[1]) - aspect))
 
 
 def sample_clip(
@@ -65,7 +60,7 @@ def sample_clip(
     frames: list[NDArray[np.uint8]] = []
     shown, until = None, part.start
     with opened(path, limits) as container:
-        scaled = _Scaled(shapes, float(container.streams.video[0].sample_aspect_ratio or 1))
+        scaled = Scaled(shapes, float(container.streams.video[0].sample_aspect_ratio or 1))
         for seconds, frame in decoded(container, limits, part.start):
             if seconds > part.end - SLACK_S:
                 break
@@ -104,34 +99,6 @@ def small_frames(path: Path, height: int, limits: Limits) -> Iterator[tuple[floa
             small = to_bgr.reformat(frame, format="bgr24", threads=1, **size)
             lasts = _duration(frame, container.streams.video[0])
             yield seconds, lasts, small.to_ndarray().astype(np.uint8, copy=False)
-
-
-class _Scaled:
-    """Frames scaled to cover the shape nearest to the first one's, and cropped around the middle."""
-
-    def __init__(self, shapes: Sequence[tuple[int, int]], pixel_aspect: float) -> None:
-        self.shapes, self.pixel_aspect = shapes, pixel_aspect
-        """Pixels may be shown wider than they are high."""
-        self.shape: tuple[int, int] | None = None
-        self._to_rgb = VideoReformatter()
-        self._last: tuple[av.VideoFrame, NDArray[np.uint8]] | None = None
-
-    def __call__(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
-        if self._last is not None and self._last[0] is frame:
-            return self._last[1]  # shown for more than one moment
-        wide = frame.width * self.pixel_aspect
-        if self.shape is None:
-            self.shape = nearest_shape(frame.height, wide, self.shapes)
-        height, width = self.shape
-        scale = max(height / frame.height, width / wide)
-        full = max(height, round(frame.height * scale)), max(width, round(wide * scale))
-        picture = self._to_rgb.reformat(
-            frame, format="rgb24", threads=1, height=full[0], width=full[1], interpolation="BICUBIC"
-        )
-        top, left = (full[0] - height) // 2, (full[1] - width) // 2
-        cropped = picture.to_ndarray()[top : top + height, left : left + width].astype(np.uint8)
-        self._last = frame, cropped
-        return cropped
 
 
 def _duration(frame: av.VideoFrame, stream: av.VideoStream) -> float:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -20,8 +21,10 @@ from pretrain.pictures import is_picture, sample_picture
 from pretrain.sampling import sample_clip
 from pretrain.skipped import Skipped
 from pretrain.tensor_shards import TensorShards
+from rlnsp.dataset.frames import whole_clip
 from rlnsp.dataset.safety import Limits
 from rlnsp.dataset.video import UnusableVideo
+from rlnsp.pretrained import evenly
 from rlnsp.settings import ConfigError
 from rlnsp.types import Scene
 
@@ -37,11 +40,34 @@ def text_of(scene: Scene, text: Text) -> str:
     return (scene.caption or "") if text == "caption" else scene.context
 
 
-class InMemory:
-    """Clips, all of one shape, and their latents (R, N, C)."""
+def context_frames(scene: Scene, model: UnifiedModel, limits: Limits) -> NDArray[np.uint8] | None:
+    """Of a scene's ``context_clip`` the frames (f, h, w, 3) that the model reads; None where it has none.
 
-    def __init__(self, clips: Clips, latents: Tensor) -> None:
-        self.clips, self.latents = clips, latents
+    Raises:
+        UnusableVideo: it cannot be used.
+    """
+    if scene.context_clip is None:
+        return None
+    try:
+        clip, _ = whole_clip(scene.context_clip, limits)
+    except UnusableVideo as error:
+        raise UnusableVideo(error.kind, f"has a context_clip, {scene.context_clip}, that {error}") from error
+    return evenly(clip, model.comprehension.limits.clip_frames)
+
+
+class InMemory:
+    """Clips, all of one shape, and their latents (R, N, C).
+
+    What ``context`` gives of a scene is read each time it is needed.
+    """
+
+    def __init__(
+        self,
+        clips: Clips,
+        latents: Tensor,
+        context: Callable[[Scene], NDArray[np.uint8] | None] | None = None,
+    ) -> None:
+        self.clips, self.latents, self.context = clips, latents, context
         self.shape: Shape = (clips.frames.shape[1], clips.frames.shape[2], clips.frames.shape[3])
 
     def __len__(self) -> int:
@@ -51,13 +77,29 @@ class InMemory:
         """Of the clips."""
         return self.clips.scenes[row]
 
-    def load(self, row: int) -> Tensor:
-        """(N, C)."""
-        return self.latents[row]
+    def load(self, row: int) -> Example:
+        """All of it.
 
-    def example(self, row: int, loaded: Tensor) -> Example:
+        Raises:
+            UnusableVideo: a context clip cannot be used.
+        """
+        scene = self.scene(row)
+        context = self.context(scene) if self.context is not None else None
+        return Example(scene=scene, shape=self.shape, latents=self.latents[row], context=context)
+
+    def example(self, row: int, loaded: Example) -> Example:
         """It is all there."""
-        return Example(scene=self.scene(row), shape=self.shape, latents=loaded)
+        return loaded
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """What was decoded for a row."""
+
+    frames: NDArray[np.uint8]
+    """(F, H, W, 3)."""
+    context: NDArray[np.uint8] | None
+    """As ``Example.context``."""
 
 
 class Videos:
@@ -70,14 +112,19 @@ class Videos:
         sizes: Sequence[Size],
         limits: Limits,
         text: Text,
+        *,
+        context_clips: bool = False,
     ) -> None:
         """Of the model's number of frames and rate, a picture of one frame; ``text`` is what the model reads.
+
+        With ``context_clips`` it also reads frames of the preceding scenes' clips, where there are any.
 
         Raises:
             ConfigError: the VAE does not divide one of the sizes.
         """
         self.scenes, self.model, self.sizes, self.limits = scenes, model, sizes, limits
         self.text: Text = text
+        self.context_clips = context_clips
         for height, width in sizes:
             model.grid(geometry_of(model, (model.geometry.num_frames, height, width)))
 
@@ -88,23 +135,36 @@ class Videos:
         """Of the manifest."""
         return self.scenes[row]
 
-    def load(self, row: int) -> NDArray[np.uint8]:
+    def frames(self, row: int) -> NDArray[np.uint8]:
         """(F, H, W, 3)."""
         return load_clip(self.scene(row), self.model.geometry, self.sizes, self.limits)
 
-    def example(self, row: int, loaded: NDArray[np.uint8]) -> Example:
-        """Each alone, so that its numbers do not depend on which others are in its batch."""
-        latents = self.model.encode_frames(loaded[None])[0].cpu()
-        shape = loaded.shape[0], loaded.shape[1], loaded.shape[2]
-        return Example(scene=self.scene(row), shape=shape, latents=latents, hidden=self.hidden(row))
+    def context(self, row: int) -> NDArray[np.uint8] | None:
+        """As ``context_frames``; None where they are not read."""
+        return context_frames(self.scene(row), self.model, self.limits) if self.context_clips else None
 
-    def hidden(self, row: int) -> Tensor | None:
-        """(Q, W), what Qwen says at the queries of the row's text; None where they are trained."""
+    def load(self, row: int) -> Loaded:
+        """Both."""
+        return Loaded(frames=self.frames(row), context=self.context(row))
+
+    def example(self, row: int, loaded: Loaded) -> Example:
+        """Each alone, so that its numbers do not depend on which others are in its batch."""
+        frames, context = loaded.frames, loaded.context
+        return Example(
+            scene=self.scene(row),
+            shape=(frames.shape[0], frames.shape[1], frames.shape[2]),
+            latents=self.model.encode_frames(frames[None])[0].cpu(),
+            hidden=self.hidden(row, context),
+            context=context,
+        )
+
+    def hidden(self, row: int, context: NDArray[np.uint8] | None) -> Tensor | None:
+        """(Q, W), what Qwen says at the queries of text and context; None where they are trained."""
         if self.model.connector.queries.requires_grad:
             return None
         text, template = text_of(self.scene(row), self.text), TEMPLATES[self.text]
         with torch.no_grad():
-            return self.model.read_texts([text], template=template)[0].cpu()
+            return self.model.read_texts([text], template=template, clips=[context])[0].cpu()
 
 
 class Precomputed:
@@ -124,15 +184,22 @@ class Precomputed:
         """All of it.
 
         Raises:
-            UnusableVideo: it could not be encoded when the shards were made.
+            UnusableVideo: it could not be encoded when the shards were made; or its context clip, which is
+                read now where the queries are trained.
         """
         latents, note = self.latents.read(row)
         if latents is None:
             raise UnusableVideo(note["kind"], note["why"])
-        hidden = self.hidden.read(row)[0] if self.hidden is not None else None
         frames, height, width = note["shape"]
+        hidden = context = None
+        if self.hidden is None:
+            context = self.videos.context(row)
+        else:
+            hidden, note = self.hidden.read(row)
+            if hidden is None:
+                raise UnusableVideo(note["kind"], note["why"])
         shape = frames, height, width
-        return Example(scene=self.scene(row), shape=shape, latents=latents, hidden=hidden)
+        return Example(scene=self.scene(row), shape=shape, latents=latents, hidden=hidden, context=context)
 
     def example(self, row: int, loaded: Example) -> Example:
         """It is all there."""

@@ -6,10 +6,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
+from torch import Tensor
 
 from policies.latents import Geometry
 from policies.unified.model import UnifiedModel
@@ -19,7 +21,7 @@ from pretrain.examples import Source
 from pretrain.marks import check_same, read_json, write_json
 from pretrain.precompute import precomputed
 from pretrain.skipped import Skipped
-from pretrain.sources import InMemory, Videos, usable_clips
+from pretrain.sources import InMemory, Videos, context_frames, usable_clips
 from pretrain.world_data import MANIFEST, write_world
 from rlnsp.dataset.safety import Limits
 from rlnsp.distributed import Ranks
@@ -207,12 +209,21 @@ class Work:
         found = dict[str, Source]()
         for split in SPLITS:
             if self._data.clips == "memory":
-                found[split] = self._encoded(model, manifest, split, place / f"{split}.safetensors")
+                encoded = self._encoded(model, manifest, split, place / f"{split}.safetensors")
+                read = partial(context_frames, model=model, limits=self._data.limits)
+                found[split] = InMemory(*encoded, read if config.context_clips else None)
                 continue
             scenes = self._scenes(manifest, split)
             skipped = Skipped(folder / "skipped.jsonl", writes=self.ranks.main)
             skipped.add_files(scenes.rows.broken)
-            videos = Videos(scenes, model, self._sizes, self._data.limits, config.text)
+            videos = Videos(
+                scenes,
+                model,
+                self._sizes,
+                self._data.limits,
+                config.text,
+                context_clips=config.context_clips,
+            )
             found[split] = videos
             if self._data.clips == "precomputed":
                 found[split] = precomputed(videos, place / split, stage, skipped, CONSOLE, self.ranks)
@@ -225,11 +236,11 @@ class Work:
             count = len(Skipped(path).ids)
             CONSOLE.print(f"{count} clips cannot be used: {path}", highlight=False, soft_wrap=True)
 
-    def _encoded(self, model: UnifiedModel, manifest: str, split: str, path: Path) -> InMemory:
+    def _encoded(self, model: UnifiedModel, manifest: str, split: str, path: Path) -> tuple[Clips, Tensor]:
         clips = self._read(manifest, split)
         latents = encode_clips(model, clips, path) if self.ranks.main else None
         self.ranks.exchange(None)  # the others read what it wrote
-        return InMemory(clips, encode_clips(model, clips, path) if latents is None else latents)
+        return clips, encode_clips(model, clips, path) if latents is None else latents
 
     @property
     def _sizes(self) -> list[tuple[int, int]]:

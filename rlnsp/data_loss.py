@@ -103,7 +103,9 @@ class DataLoss:
             return x0.new_zeros(0)
         own = share or [0]  # which counts for nothing
         x0, noise, sigma, scenes = x0[own], noise[own], sigma[own], [scenes[row] for row in own]
-        v = self.policy.velocity(noised(x0, noise, sigma), sigma, self.policy.encode(scenes))
+        condition = self.policy.encode(scenes)
+        x0 = condition.given(x0)  # what is known is not learned: there the loss is zero
+        v = self.policy.velocity(noised(x0, noise, sigma), sigma, condition)
         return (v - (noise - x0)).square().flatten(1).mean(1)[: len(share)]
 
 

@@ -16,14 +16,14 @@ from typing import Any
 
 import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from rlnsp.atomic import written_whole
 from rlnsp.config import ConfigError
+from rlnsp.dataset.frames import whole_clip
 from rlnsp.dataset.rows import Row, Rows, open_rows
 from rlnsp.dataset.safety import Limits, UnsafePath, inside
-from rlnsp.dataset.video import UnusableVideo, decoded, frame_rate, is_there, opened
+from rlnsp.dataset.video import UnusableVideo, is_there
 from rlnsp.types import Scene
 
 _PATHS = ("video", "context_clip")
@@ -190,27 +190,15 @@ def read_clip(
     Raises:
         ManifestError: it holds no video that can be decoded, or is more than the limits.
     """
-    limits = limits or Limits()
-    frames: list[NDArray[np.uint8]] = []
-    # One for all frames, on one thread: starting either takes longer than converting a small frame.
-    to_rgb = VideoReformatter()
     try:
-        with opened(Path(path), limits) as container:
-            fps = frame_rate(container)
-            for _, frame in decoded(container, limits):
-                picture = to_rgb.reformat(frame, format="rgb24", threads=1)
-                frames.append(picture.to_ndarray().astype(np.uint8, copy=False))
-                if len(frames) * frames[0].nbytes > limits.max_clip_mb * 1e6:
-                    raise UnusableVideo(
-                        "too long", f"is longer in memory than max_clip_mb {limits.max_clip_mb:g}"
-                    )
-                if max_frames is not None and len(frames) == max_frames:
-                    break
-        if not frames:
-            raise UnusableVideo("broken", "has no frame that can be decoded")
+        return whole_clip(Path(path), limits or Limits(), max_frames)
     except UnusableVideo as error:
-        raise ManifestError(f"{path}: {error}; encode it again, or drop its line") from error
-    return np.stack(frames), fps
+        raise unusable(path, error) from error
+
+
+def unusable(path: Path | str, error: UnusableVideo) -> ManifestError:
+    """What to say of a file that a scene needs, and that cannot be used."""
+    return ManifestError(f"{path}: {error}; encode it again, or drop its line")
 
 
 def write_clip(path: Path | str, frames: NDArray[np.uint8], fps: float) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rlnsp import config, plugins
-from rlnsp.protocols import Policy
+from rlnsp.protocols import ChecksScenes, Policy
 from rlnsp.settings import ConfigError, RunConfig, Slot
+
+if TYPE_CHECKING:
+    from rlnsp.types import Scene
 
 EXPORTED = "rlnsp-policy.yaml"
 """In a folder that ``rlnsp export`` made: the plug-in that opens it, and its settings."""
@@ -49,3 +54,16 @@ def open_policy(slot: Slot, where: str | None = None) -> Policy:
     if adapter is not None:
         policy.load_adapter(adapter)
     return policy
+
+
+def check_can_make(policy: Policy, scenes: Sequence[Scene]) -> None:
+    """Ask a policy that can tell whether it will be able to make clips of these scenes.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if isinstance(policy, ChecksScenes):
+        try:
+            policy.check_scenes(scenes)
+        except ValueError as error:
+            raise ConfigError(f"policy: {error}") from error

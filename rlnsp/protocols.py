@@ -41,7 +41,8 @@ class Policy(Protocol):
     def velocity(self, x: Tensor, sigma: Tensor, condition: Condition, guidance_scale: float = 1.0) -> Tensor:
         """(B, N, C) fp32, the model's noise - data at ``x`` (B, N, C), ``sigma`` (B,).
 
-        With ``guidance_scale`` w other than 1: v(null) + w (v(condition) - v(null)).
+        With ``guidance_scale`` w other than 1: v(null) + w (v(condition) - v(null)).  Where the condition has
+        latents that are known (``first``), their own noise - data: (x - first) / sigma.
         """
         ...
 
@@ -159,10 +160,10 @@ class Declares(Protocol):
 
 @runtime_checkable
 class ChecksScenes(Protocol):
-    """What a reward adds that looks at the scenes before anything is generated."""
+    """What a reward, or a policy, adds that looks at the scenes before anything is generated."""
 
     def check_scenes(self, scenes: Sequence[Scene]) -> None:
-        """Raise ValueError, in one line with the remedy, if it could not score a clip of one of them."""
+        """Raise ValueError, in one line with the remedy, if it could not score, or make, a clip of one."""
         ...
 
 

@@ -21,7 +21,7 @@ from rlnsp.evaluate import Evaluation, evaluate
 from rlnsp.interruption import Interrupted, Interruption
 from rlnsp.iteration_metrics import Clock, reward_metrics
 from rlnsp.journal import Journal
-from rlnsp.opening import open_policy
+from rlnsp.opening import check_can_make, open_policy
 from rlnsp.optimisation import Optimisation, TrainingFailed, compare, make_optimizer
 from rlnsp.precision import in_precision
 from rlnsp.protocols import Algorithm, Policy, SamplesWithAverage, Stateful, Stats
@@ -106,6 +106,7 @@ class Run:
         self.scenes = SceneOrder(pool, config.trainer.scenes_per_iteration, config.seed)
         self.heldout = heldout_scenes(config.data, config.evaluation.num_scenes, config.evaluation.seed)
         check_scenes(rewards, [*pool, *self.heldout])
+        check_can_make(policy, [*pool, *self.heldout])
         trainer = config.trainer
         self.ranks.check(trainer.scenes_per_iteration, len(self.heldout))
         trackers.check(trainer.trackers)

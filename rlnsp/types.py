@@ -120,6 +120,8 @@ class Condition:
     """(1, L, D), of the empty context; used by classifier-free guidance."""
     null_mask: Tensor
     """(1, L) bool."""
+    first: Tensor | None = None
+    """(B, n, C) fp32, the latents of the first n tokens where those are known and not to be made."""
 
     def take(self, index: Tensor) -> Condition:
         """The rows at ``index``, a long tensor of at least one; rows may repeat, and their gradients add up.
@@ -130,7 +132,20 @@ class Condition:
         import torch
 
         rows = self.embeds.unbind()
-        return replace(self, embeds=torch.stack([rows[i] for i in index.tolist()]), mask=self.mask[index])
+        return replace(
+            self,
+            embeds=torch.stack([rows[i] for i in index.tolist()]),
+            mask=self.mask[index],
+            first=None if self.first is None else self.first[index],
+        )
+
+    def given(self, x: Tensor) -> Tensor:
+        """Latents (B, N, C) with those in their place that are known."""
+        if self.first is None:
+            return x
+        import torch
+
+        return torch.cat([self.first.to(x), x[:, self.first.shape[1] :]], 1)
 
 
 @dataclass(frozen=True, kw_only=True)

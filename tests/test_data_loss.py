@@ -7,7 +7,7 @@ import torch
 from rlnsp.config import ConfigError
 from rlnsp.data import true_clips
 from rlnsp.data_loss import DataLoss
-from rlnsp.manifest import write_clip
+from rlnsp.manifest import read_clip, write_clip
 from rlnsp.randomness import Randomness
 from rlnsp.settings import DataLossConfig
 from rlnsp.testing import ToyPolicy
@@ -45,6 +45,35 @@ def gradients(policy):
 def clear(policy):
     for _, value in policy.named_trainable():
         value.grad = torch.zeros_like(value)
+
+
+class KnowsTheFirst(ToyPolicy):
+    """Its clips' first latent is known, and is not the data's."""
+
+    def encode(self, scenes):
+        return replace(super().encode(scenes), first=torch.full((len(scenes), 1, 3), 9.0))
+
+    def velocity(self, x, sigma, condition, guidance_scale=1.0):
+        self.seen = x
+        v = super().velocity(condition.given(x), sigma, condition, guidance_scale)
+        known = (x - 9)[:, :1] / sigma[:, None, None]
+        return torch.cat([known, v[:, 1:]], 1)
+
+
+def test_of_latents_that_are_known_there_is_no_loss(scenes):
+    policy = KnowsTheFirst(ToyPolicy.Config())
+    measured = data_loss(policy).measure(scenes, (2, 16, 16, 3), seed=3, chunk_size=6)
+    clips = [read_clip(scene.video)[0] for scene in scenes]
+    generator = Randomness(seed=3).generator("data")
+    sigma = policy.sigmas(4)[:-1][torch.randint(4, (6,), generator=generator)]
+    x0 = policy.encode_video(np.stack(clips))
+    assert (x0[:, 0] - 9).abs().min() > 1
+    noise = torch.randn(x0.shape, generator=generator)
+    torch.testing.assert_close(policy.seen[:, 0], (1 - sigma[:, None]) * 9 + sigma[:, None] * noise[:, 0])
+    v = policy.velocity(policy.seen, sigma, policy.encode(scenes))
+    errors = (v - (noise - x0)).square()
+    errors[:, 0] = 0
+    assert measured == pytest.approx(errors.mean((1, 2)).tolist(), rel=1e-4)
 
 
 def test_a_policys_latents_of_its_own_clip_are_that_clips(toy):

@@ -24,7 +24,7 @@ from tests import pages
 from tests.chat_server import Said, speaking
 from tests.policies.tiny import GEOMETRY, make_policy_folder
 from tests.pretrain.curate.models import speaker
-from tests.videos import BLUE, GREEN, RED, moving, raw_videos
+from tests.videos import BLUE, GREEN, RED, cut_together, encode, moving, raw_videos
 
 PAGE = pages.ROOT / "docs" / "scale.md"
 URLS = ("http://127.0.0.1:8000/v1", "http://127.0.0.1:8001/v1")
@@ -173,7 +173,7 @@ class Model:
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What the page's reader brings: raw videos, and captioned images."""
     monkeypatch.chdir(tmp_path)
-    raw_videos(tmp_path / "raw")
+    encode(raw_videos(tmp_path / "raw") / "two.mp4", cut_together(GREEN, RED))  # whose split is heldout
     images = tmp_path / "data" / "images"
     images.mkdir(parents=True)
     for number, colour in enumerate((RED, GREEN, BLUE, RED)):
@@ -204,7 +204,7 @@ def test_every_command_runs_after_the_one_before(here: Path) -> None:
     assert {name: len(path.read_text().splitlines()) for name, path in stages.items()} == dict.fromkeys(
         (*STAGES, "sft"), 1
     )
-    for run in ("nsp_single", "nsp"):
+    for run in ("nsp_single", "nsp", "nsp_clips"):
         assert json.loads((here / "runs" / run / "summary.json").read_text())["status"] == "done"
     rows = json.loads((here / "benchmark" / "results.json").read_text())
     assert "checklist" in json.dumps(rows)

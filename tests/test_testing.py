@@ -41,7 +41,12 @@ def deaf_to_guidance(self, x, sigma, condition, guidance_scale=1.0):
     return ToyPolicy.velocity(self, x, sigma, condition, 1.0) + (guidance_scale == 2.0)
 
 
+def knows_more_than_it_keeps_to(self, scenes):
+    return replace(ToyPolicy.encode(self, scenes), first=torch.ones(len(scenes), 1, 3))
+
+
 WRONG = [
+    ("encode", knows_more_than_it_keeps_to, "latents that the condition knows must be"),
     ("sigmas", lambda self, n: torch.linspace(0, 1, n + 1), "must begin at 1"),
     ("sigmas", lambda self, n: torch.linspace(1, 0, n), "one more than steps"),
     ("noise", lambda self, n, g: torch.randn(n, 32, 3), "from its generator alone"),

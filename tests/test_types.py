@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -22,6 +24,17 @@ def test_rows_are_taken_with_their_masks_and_may_repeat():
     taken = whole.take(torch.tensor([2, 0, 2]))
     assert torch.equal(taken.embeds, torch.stack([whole.embeds[2], whole.embeds[0], whole.embeds[2]]))
     assert taken.mask.sum(1).tolist() == [3, 1, 3]
+
+
+def test_known_latents_are_taken_with_their_rows_and_take_their_place():
+    plain = condition(torch.zeros(3, 4, 2))
+    x = torch.arange(18.0).reshape(2, 3, 3)
+    assert plain.given(x) is x
+    first = -torch.arange(1.0, 10.0).reshape(3, 1, 3)
+    taken = replace(plain, first=first).take(torch.tensor([2, 0]))
+    assert plain.take(torch.tensor([2, 0])).first is None
+    assert torch.equal(taken.given(x)[:, 0], first[[2, 0], 0])
+    assert torch.equal(taken.given(x)[:, 1:], x[:, 1:])
 
 
 def test_gradients_of_a_row_taken_twice_add_up():

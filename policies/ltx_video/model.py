@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -82,6 +83,10 @@ class LTXVideoModel(PipelineModel):
     def encode(self, frames: np.ndarray, generator: Generator | None) -> Tensor:
         """Normalised by the VAE's own mean and deviation."""
         return ltx.encode(frames, self.vae, self.grid, generator)
+
+    def encode_first(self, frames: np.ndarray) -> Tensor:
+        """(B, n, C) fp32, of clips of one frame (B, 1, H, W, 3): the latents of a clip's first n tokens."""
+        return ltx.encode(frames, self.vae, replace(self.grid, frames=1))
 
     def decode(self, x: Tensor, generator: Generator) -> np.ndarray:
         """With a little noise, where the VAE is conditioned on it."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -178,7 +179,7 @@ class UnifiedModel(nn.Module):
         guidance_scale: float = 1.0,
         geometry: Geometry | None = None,
     ) -> Tensor:
-        """(B, N, C) fp32, noise - data at ``x`` (B, N, C) and ``sigma`` (B,).
+        """(B, N, C) fp32, noise - data at ``x`` (B, N, C) and ``sigma`` (B,); see ``ltx.velocity``.
 
         With ``guidance_scale`` w other than 1, v(null) + w (v(condition) - v(null)) from one batched call.
         """
@@ -203,6 +204,7 @@ class UnifiedModel(nn.Module):
         condition: Condition,
         drop: Tensor | None = None,
         geometry: Geometry | None = None,
+        first: Tensor | None = None,
     ) -> Tensor:
         """(B,) fp32, the flow-matching error |v - (noise - data)|^2, mean over tokens and channels.
 
@@ -213,17 +215,25 @@ class UnifiedModel(nn.Module):
             condition: B rows.
             drop: (B,) bool; True where the null condition stands in, which guidance needs trained.
             geometry: of these clips.
+            first: (B,) bool; True where the first latent frame is given, of clips that have more: it is seen
+                as it is, at sigma 0, and the mean is over the others (arXiv:2501.00103, image conditioning).
         """
         embeds, mask = condition.embeds, condition.mask
         if drop is not None:
             embeds = torch.where(drop[:, None, None], condition.null_embeds, embeds)
             mask = torch.where(drop[:, None], condition.null_mask, mask)
-        kept = Condition(
-            embeds=embeds, mask=mask, null_embeds=condition.null_embeds, null_mask=condition.null_mask
-        )
+        kept = replace(condition, embeds=embeds, mask=mask)
         at = sigma[:, None, None]
+        made = torch.ones_like(latents[..., :1])
+        if first is not None:
+            made[first, : self.grid(geometry).frame_tokens] = 0
+            at = at * made
+            sigma = at.squeeze(-1)
         v = self.velocity((1 - at) * latents + at * noise, sigma, kept, geometry=geometry)
-        return (v - (noise - latents)).pow(2).mean((1, 2))
+        errors = (v - (noise - latents)).pow(2)
+        if first is None:
+            return errors.mean((1, 2))
+        return (errors * made).mean((1, 2)) / made.mean((1, 2))
 
     def encode_frames(self, frames: np.ndarray, generator: Generator | None = None) -> Tensor:
         """Packed, normalised latents (B, N, C) fp32 of uint8 (B, F, H, W, 3); see ``ltx.encode``."""

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from policies.settings import Lora, Source, require_positive
+from policies.first_frame import first_frames, require_context_clips
+from policies.settings import FirstFrame, Lora, Source, require_positive
 from policies.unified.files import PARTS
 from policies.unified.settings import Limits
 
@@ -49,6 +50,10 @@ class Unified:
         connector_hidden: int | None = None
         """Width inside a fresh connector.  None: the transformer's caption_channels."""
         limits: Limits = field(default_factory=Limits)
+        context_clips: bool = True
+        """Show Qwen the frames of a scene's ``context_clip``, where it has one; else the words alone."""
+        first_frame: FirstFrame = "none"
+        """What a clip begins with; see there."""
         lora: Lora = field(default_factory=Lora)
         train_connector: bool = False
         train_queries: bool = False
@@ -107,17 +112,30 @@ class Unified:
         return copy.deepcopy(self.model.connector).requires_grad_(False)
 
     def encode(self, scenes: Sequence[Scene]) -> Condition:
-        """A row a scene; a scene with a context clip is also shown its frames.
+        """A row a scene, of its words and, as the settings say, its context clip's frames.
 
         Inside ``reference()`` the connector and queries are those from before RL.
+
+        Raises:
+            ConfigError: a clip that is needed is not there, or cannot be read.
         """
         from rlnsp.manifest import read_clip
 
-        clips: list[np.ndarray | None] = [
-            s.context_clip and read_clip(s.context_clip, limits=s.limits)[0] for s in scenes
-        ]
+        clips: list[np.ndarray | None] | None = None
+        if self.config.context_clips:
+            clips = [s.context_clip and read_clip(s.context_clip, limits=s.limits)[0] for s in scenes]
         connector = self._reference_connector if self._in_reference else None
-        return self.model.encode_texts([s.context for s in scenes], clips=clips, connector=connector)
+        condition = self.model.encode_texts([s.context for s in scenes], clips=clips, connector=connector)
+        if self.config.first_frame == "none":
+            return condition
+        geometry = self.model.geometry
+        frames = first_frames(scenes, (geometry.height, geometry.width))
+        return replace(condition, first=self.model.encode_frames(frames))
+
+    def check_scenes(self, scenes: Sequence[Scene]) -> None:
+        """Raise ConfigError for a scene without the context clip that ``first_frame`` needs."""
+        if self.config.first_frame == "context":
+            require_context_clips(scenes)
 
     def sigmas(self, num_steps: int) -> Tensor:
         """(num_steps + 1,) fp32, LTX's schedule for this clip's number of tokens."""
@@ -200,7 +218,8 @@ class Unified:
         """By Ulysses; see ``policies.context_parallel``."""
         from policies.context_parallel import split_tokens
 
-        split_tokens(self._dit, self.model.grid().num_tokens, count)
+        own = self.config.first_frame != "none"
+        split_tokens(self._dit, self.model.grid().num_tokens, count, timestep_a_token=own)
 
     def encodes_with_trained_parts(self) -> bool:
         """True if the connector or the queries are trained."""

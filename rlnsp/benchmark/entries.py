@@ -14,7 +14,7 @@ from rlnsp import config
 from rlnsp.benchmark.meter import Meter
 from rlnsp.evaluate import MakeClips, by_policy, sampled_how
 from rlnsp.manifest import read_clip, read_manifest
-from rlnsp.opening import is_run, open_policy
+from rlnsp.opening import check_can_make, is_run, open_policy
 from rlnsp.precision import in_precision
 from rlnsp.settings import RunConfig, require
 from rlnsp.types import Sample, Scene
@@ -36,12 +36,17 @@ class Entry:
     """What a reader of its row must know."""
 
 
-def policy_entry(given: str, run: RunConfig) -> Entry:
-    """A policy, as ``[NAME=]WHERE``: a run folder, a policy folder, or the YAML of a policy's slot."""
+def policy_entry(given: str, run: RunConfig, scenes: Sequence[Scene]) -> Entry:
+    """A policy, as ``[NAME=]WHERE``: a run folder, a policy folder, or the YAML of a policy's slot.
+
+    To open it raises ConfigError where it cannot make clips of the scenes.
+    """
     name, where = _named(given)
 
     def opened() -> tuple[MakeClips, Meter]:
-        policy = in_precision(open_policy(run.policy, where), run.trainer.precision)
+        bare = open_policy(run.policy, where)
+        check_can_make(bare, scenes)
+        policy = in_precision(bare, run.trainer.precision)
         meter = Meter(next(policy.named_trainable())[1].device)
         make = by_policy(policy, run.sampler, run.evaluation, run.trainer.micro_batch_size)
         return meter.around(make), meter

@@ -17,7 +17,7 @@ from rlnsp.config import plugin_settings
 from rlnsp.data import SceneOrder, train_scenes
 from rlnsp.distributed import Ranks
 from rlnsp.maths.density import clip_from_nats
-from rlnsp.opening import open_policy
+from rlnsp.opening import check_can_make, open_policy
 from rlnsp.precision import in_precision
 from rlnsp.protocols import Algorithm, Policy
 from rlnsp.randomness import Randomness
@@ -69,6 +69,7 @@ class Subject:
         rewards = build_rewards(config.rewards)
         pool = train_scenes(config.data, config.seed)
         check_scenes(rewards, pool)
+        check_can_make(bare, pool)
         order = SceneOrder(pool, trainer.scenes_per_iteration, config.seed)
         filling = math.ceil(trainer.micro_batch_size / (trainer.group_size * window.size))
         scenes = order(0)[: max(LEAST_GROUPS, filling)]

@@ -143,7 +143,7 @@ def _measured(args: argparse.Namespace) -> tuple[RunConfig, str]:
 def _entries(args: argparse.Namespace, run_config: RunConfig, scenes: Sequence[Scene]) -> list[Entry]:
     from rlnsp.benchmark.entries import clips_entry, policy_entry, still_entry
 
-    entries = [policy_entry(given, run_config) for given in args.policy]
+    entries = [policy_entry(given, run_config, scenes) for given in args.policy]
     entries += [clips_entry(given, scenes) for given in args.clips]
     entries += [still_entry(scenes)] if args.copy_context else []
     names = [entry.name for entry in entries]

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from rlnsp import config
 from rlnsp.commands.train import add_config_arguments, overrides_of
-from rlnsp.opening import is_run, open_policy
+from rlnsp.opening import check_can_make, is_run, open_policy
 from rlnsp.settings import ConfigError
 
 EXAMPLE = """\
 examples:
   rlnsp generate "A red ball rolls right toward a blue box." -o next.mp4
   rlnsp generate "A red ball rolls right toward a blue box." --policy runs/demo evaluation.num_steps=16
+  rlnsp generate "A red ball rolls right." --context-clip ball.mp4 --policy runs/demo
 """
 
 
@@ -21,6 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``rlnsp generate``."""
     parser.epilog = EXAMPLE
     parser.add_argument("context", help="the preceding scene, in words")
+    parser.add_argument(
+        "--context-clip", type=Path, metavar="VIDEO", help="the preceding scene as a video, beside the words"
+    )
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("next.mp4"), metavar="FILE.mp4", help="(next.mp4)"
     )
@@ -46,6 +50,9 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--output {output}: must end in .mp4")
     if not output.parent.is_dir():
         raise ConfigError(f"--output {output}: there is no folder {output.parent}; make it first")
+    clip: Path | None = args.context_clip
+    if clip is not None and not clip.is_file():
+        raise ConfigError(f"--context-clip {clip}: there is no such file")
     if args.num_samples < 1:
         raise ConfigError(f"--num-samples must be at least 1; got {args.num_samples}")
     if not args.context.strip():
@@ -60,7 +67,11 @@ def run(args: argparse.Namespace) -> int:
     from rlnsp.types import Scene
 
     policy = open_policy(run_config.policy, args.policy)
-    scenes = [Scene(id=f"generate-{number}", context=args.context) for number in range(args.num_samples)]
+    scenes = [
+        Scene(id=f"generate-{number}", context=args.context, context_clip=clip)
+        for number in range(args.num_samples)
+    ]
+    check_can_make(policy, scenes)
     generator = Randomness(seed=run_config.seed).generator("generate")
     video = sample(
         policy,

@@ -30,7 +30,7 @@ class UnusableVideo(ValueError):
 
     def __init__(self, kind: Kind, why: str) -> None:
         super().__init__(why)
-        self.kind = kind
+        self.kind: Kind = kind
 
 
 def is_there(path: Path) -> bool:

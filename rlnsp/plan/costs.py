@@ -83,6 +83,7 @@ def _call(outline: Outline, blocks: int, batch: int, guidance_scale: float, *, t
             mask=torch.ones(batch, length, dtype=torch.bool),
             null_embeds=torch.empty(1, length, width, dtype=dtype),
             null_mask=torch.ones(1, length, dtype=torch.bool),
+            first=torch.empty(batch, outline.first, channels) if outline.first else None,
         )
         with torch.set_grad_enabled(train):
             v = velocity(torch.empty(batch, tokens, channels), torch.ones(batch), condition, guidance_scale)

@@ -45,6 +45,8 @@ class Outline:
     """L and D."""
     condition_bytes: int = 4
     """Of a number in it: 2 in bf16."""
+    first: int = 0
+    """Tokens whose latents are given; each token then has a timestep of its own."""
     decode_batch_size: int
     read_parameters: int
     """Of the text model, those that every token passes through."""

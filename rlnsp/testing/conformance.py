@@ -75,6 +75,14 @@ def check_policy(policy: Policy, scenes: Sequence[Scene], tolerance: float = 1e-
             policy.velocity(x[i : i + 1], sigma[:1], condition.take(torch.tensor([i]))) for i in range(len(x))
         ]
         _assert_close(torch.cat(rows), v, tolerance, "velocity of one row must not depend on the other rows")
+        if condition.first is not None:
+            known = (x[:, : condition.first.shape[1]] - condition.first) / sigma[:, None, None]
+            _assert_close(
+                v[:, : condition.first.shape[1]],
+                known,
+                tolerance,
+                "velocity of latents that the condition knows must be (x - first) / sigma",
+            )
         null = policy.velocity(x, sigma, condition, 0.0)
         guided = policy.velocity(x, sigma, condition, 2.0)
         _assert_close(

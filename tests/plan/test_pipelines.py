@@ -1,11 +1,14 @@
 """``rlnsp plan`` on text-to-video pipelines, whose weights are not read."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
+from benchmarks.memory import peak_bytes
+from benchmarks.plan_error import _call
 from policies.ltx_video import LTXVideo
 from policies.settings import Lora
 from policies.wan import Wan
@@ -71,6 +74,22 @@ def test_operations_grow_with_the_batch_and_double_with_guidance(name, settings)
     assert 0 < four == 4 * one
     assert costs.of_calls(1, 3.0).flops == 2 * one
     assert costs.of_decoding(2).flops == 2 * costs.of_decoding(1).flops > 0
+
+
+def test_the_memory_of_a_timestep_a_token_is_planned(tmp_path):
+    """As the profiler measures it; without the first frame it is less."""
+    folder = make_pipeline_folder("ltx_video", tmp_path / "ltx")
+    own = LTXVideo.Config(folder=str(folder), lora=Lora(rank=2, alpha=4.0), device="cpu", **SIZE)
+    given = replace(own, first_frame="context")
+    policy, costs = LTXVideo(given), Costs(LTXVideo.outline(given))
+    x = policy.noise(4, torch.Generator().manual_seed(0))
+    condition = policy.model.encode_texts(["a ball"] * 4)
+    condition = replace(condition, first=x[:, : costs.outline.first])
+    assert costs.outline.first == x.shape[1] // 2  # one of two latent frames
+    measured = peak_bytes(partial(_call, policy, x, torch.full((4,), 0.7), condition, True))
+    planned = costs.of_training(4, 1.0).bytes
+    assert planned == pytest.approx(measured, rel=0.03)
+    assert Costs(LTXVideo.outline(own)).of_training(4, 1.0).bytes < 0.9 * planned
 
 
 def test_the_command_plans_it(name, folder, capsys):

@@ -37,6 +37,14 @@ def ltx():
     }
 
 
+def ltx_first():
+    """The same with the first of its latent frames given: a timestep a token."""
+    model, call = ltx()
+    timestep = torch.tensor([[500.0], [300.0]]).repeat(1, TOKENS)
+    timestep[:, :4] = 0
+    return model, call | {"timestep": timestep}
+
+
 def wan():
     model = WanTransformer3DModel(
         in_channels=4, out_channels=4, text_dim=16, freq_dim=32, ffn_dim=64, patch_size=(1, 2, 2), **HEADS
@@ -51,14 +59,14 @@ def with_lora(made):
     for name, value in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(value, std=0.1)
-    call |= {"encoder_hidden_states": torch.randn(2, TEXT, 16), "timestep": torch.tensor([500.0, 300.0])}
-    return model, call
+    call = {"timestep": torch.tensor([500.0, 300.0]), **call}
+    return model, call | {"encoder_hidden_states": torch.randn(2, TEXT, 16)}
 
 
 def compared(path: str) -> int:
     """Write how far the velocity and the sum of the gradients are from those of one process, relatively."""
     ranks, found = join(60.0, team_size=2), {}
-    for made, checkpointing in product((ltx, wan), (False, True)):
+    for made, checkpointing in [*product((ltx, wan), (False, True)), (ltx_first, True)]:
         model, call = with_lora(made)
         bare: Any = model.get_base_model()
         if checkpointing:
@@ -80,7 +88,7 @@ def compared(path: str) -> int:
         with torch.no_grad():
             v = velocity(ranks.team)
         alone, whole = ended([ranks.team]), ended([0, 1])
-        split_tokens(model, TOKENS, 2)
+        split_tokens(model, TOKENS, 2, timestep_a_token=made is ltx_first)
         parts = ended([ranks.team])
         own = max(float((a - b).abs().max()) for a, b in zip(parts, alone, strict=True))
         ranks.add_up(parts)
@@ -108,7 +116,7 @@ def test_processes_that_share_a_clips_tokens_have_the_velocity_and_gradient_of_o
     assert [process.exitcode for process in processes] == [0] * 4, said
     for rank in range(4):
         found = json.loads(Path(f"{path}.{rank}").read_text())
-        assert len(found) == 4
+        assert len(found) == 5
         for name, far in found.items():
             assert far["velocity"] < 1e-5, name
             assert far["gradient"] < 1e-5, name

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pretrain.sampling import Part, nearest_shape, sample_clip, small_frames
+from pretrain.sampling import Part, sample_clip, small_frames
+from rlnsp.dataset.frames import nearest_shape
 from rlnsp.dataset.safety import Limits
 from rlnsp.dataset.video import UnusableVideo
 from rlnsp.manifest import read_clip

@@ -98,7 +98,7 @@ def test_videos_of_the_right_size_train_as_clips_in_memory_do(exact: Path, tmp_p
     latents = encode_clips(model, clips, tmp_path / "latents.safetensors")
     source = videos(exact, model)
     for row in range(len(clips.scenes)):
-        assert np.array_equal(source.load(row), clips.frames[row])
+        assert np.array_equal(source.load(row).frames, clips.frames[row])
         # Encoded alone or with others: kernels may round differently.
         torch.testing.assert_close(source.example(row, source.load(row)).latents, latents[row])
     trained(model, InMemory(clips, latents), tmp_path / "memory")
@@ -127,7 +127,7 @@ def test_a_condition_that_is_kept_is_the_one_that_is_made(wild: Path) -> None:
     model = make_model()
     source = videos(wild, model)
     for row in (0, 3):
-        hidden = source.hidden(row)
+        hidden = source.hidden(row, None)
         assert hidden is not None
         kept = model.translate(torch.cat([hidden[None], model.read_texts([])]))
         made = model.encode_texts([source.scene(row).caption or ""], template=CAPTION)
