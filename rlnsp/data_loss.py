@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rlnsp.data import true_clips
 from rlnsp.distributed import Ranks
+from rlnsp.maths.density import mean_over_latent
 from rlnsp.maths.schedule import noised
 from rlnsp.protocols import EncodesVideo, Policy, Stats
 from rlnsp.randomness import Randomness
@@ -104,9 +105,8 @@ class DataLoss:
         own = share or [0]  # which counts for nothing
         x0, noise, sigma, scenes = x0[own], noise[own], sigma[own], [scenes[row] for row in own]
         condition = self.policy.encode(scenes)
-        x0 = condition.given(x0)  # what is known is not learned: there the loss is zero
         v = self.policy.velocity(noised(x0, noise, sigma), sigma, condition)
-        return (v - (noise - x0)).square().flatten(1).mean(1)[: len(share)]
+        return mean_over_latent((v - (noise - x0)).square(), condition.made(x0))[: len(share)]
 
 
 def data_loss_of(

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from rlnsp.credit import Credited
+from rlnsp.maths.density import mean_over_latent
 from rlnsp.maths.schedule import noised
 from rlnsp.protocols import Policy
 from rlnsp.rollout import replay_guidance_scale
@@ -73,4 +74,4 @@ def reference_distance(policy: Policy, batch: Batch, v: Tensor, sampler: Sampler
     condition = (batch.reference_condition or batch.condition).take(batch.scene)
     with torch.no_grad(), policy.reference():
         reference = policy.velocity(batch.x, batch.sigma, condition, replay_guidance_scale(sampler))
-    return (v - reference).square().flatten(1).mean(1)
+    return mean_over_latent((v - reference).square(), batch.made)

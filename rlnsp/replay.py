@@ -38,7 +38,7 @@ def replay(policy: Policy, batch: Batch, sampler: SamplerConfig) -> Replay:
     mean, std = gaussians(policy, batch, sampler)
     # With one update a rollout the old mean is the current one: no second forward is needed.
     old_mean = mean.detach() if batch.anchor is None else batch.anchor
-    log_ratio = mean_log_ratio(batch.x_next, mean, old_mean, std)
+    log_ratio = mean_log_ratio(batch.x_next, mean, old_mean, std, batch.made)
     return Replay(mean=mean, std=std, old_mean=old_mean, log_ratio=log_ratio)
 
 
@@ -48,7 +48,7 @@ def reference_divergence(policy: Policy, batch: Batch, steps: Replay, sampler: S
     scale = replay_guidance_scale(sampler)
     with torch.no_grad(), policy.reference():
         mean, _ = transition(policy, batch.x, batch.sigma, batch.sigma_next, condition, sampler, scale)
-    return kl_to_reference(steps.mean, mean, steps.std)
+    return kl_to_reference(steps.mean, mean, steps.std, batch.made)
 
 
 def movement(batch: Batch, steps: Replay, stopped: Tensor) -> dict[str, Tensor]:
@@ -61,12 +61,12 @@ def movement(batch: Batch, steps: Replay, stopped: Tensor) -> dict[str, Tensor]:
     """
     log_ratio, mean = steps.log_ratio.detach(), steps.mean.detach()
     assert batch.rollout_mean is not None, "recorded steps have one"
-    drift = mean_log_ratio(batch.x_next, mean, batch.rollout_mean, steps.std)
+    drift = mean_log_ratio(batch.x_next, mean, batch.rollout_mean, steps.std, batch.made)
     return {
         "ratio": log_ratio.exp().mean(),
         "log_ratio_max": log_ratio.abs().max(),
         "clip_fraction": stopped.float().mean(),
-        "approx_kl": kl_to_reference(mean, steps.old_mean, steps.std).mean(),
+        "approx_kl": kl_to_reference(mean, steps.old_mean, steps.std, batch.made).mean(),
         "drift_max": drift.abs().max(),
     }
 

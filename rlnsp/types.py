@@ -147,6 +147,19 @@ class Condition:
 
         return torch.cat([self.first.to(x), x[:, self.first.shape[1] :]], 1)
 
+    def made(self, x: Tensor) -> Tensor | None:
+        """(B, N) bool, of latents (B, N, C): False at the tokens that are known.  None: none are."""
+        if self.first is None:
+            return None
+        import torch
+
+        return (torch.arange(x.shape[1], device=x.device) >= self.first.shape[1]).expand(len(x), -1)
+
+    def latent_dims(self, x: Tensor) -> int:
+        """D, of latents (B, N, C): the tokens that are made times the channels."""
+        known = 0 if self.first is None else self.first.shape[1]
+        return (x.shape[1] - known) * x.shape[2]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Trajectory:
@@ -245,6 +258,11 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.sigma)
+
+    @property
+    def made(self) -> Tensor | None:
+        """(T, N) bool; False at tokens that the condition knows, which no density counts.  None: all made."""
+        return self.condition.made(self.x)
 
     def take(self, index: Any) -> Batch:
         """The transitions at ``index``: a slice, a long tensor or a mask."""

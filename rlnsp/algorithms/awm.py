@@ -60,7 +60,7 @@ class AWM:
         v = velocity(policy, batch, self.sampler)
         v_old = v.detach() if batch.anchor is None else batch.anchor
         target = (batch.x - batch.x_next) / expand_to(batch.sigma, batch.x)  # noise - x0
-        log_ratio = matching_log_ratio(v, v_old, target)
+        log_ratio = matching_log_ratio(v, v_old, target, batch.made)
         loss = clipped_surrogate(log_ratio, batch.advantage, self.config.clip).mean()
         now = log_ratio.detach()
         stats = {

@@ -46,7 +46,7 @@ class FlowDPPO:
     def loss(self, policy: Policy, batch: Batch) -> tuple[Tensor, Stats]:
         """The masked surrogate, plus the divergence from the reference where it has a coefficient."""
         steps = replay(policy, batch, self.sampler)
-        divergence = kl_to_reference(steps.mean.detach(), steps.old_mean, steps.std)
+        divergence = kl_to_reference(steps.mean.detach(), steps.old_mean, steps.std, batch.made)
         surrogate, masked = masked_surrogate(
             steps.log_ratio, batch.advantage, divergence, self.config.max_divergence
         )

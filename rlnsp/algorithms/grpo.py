@@ -1,6 +1,5 @@
 """GRPO on flow matching: a group is its own baseline, stochastic denoising steps are the actions."""
 
-import math
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -64,4 +63,4 @@ class GRPO:
     def _clip(self, batch: Batch) -> float:
         if self.config.clip_nats is None:
             return self.config.clip
-        return clip_from_nats(self.config.clip_nats, math.prod(batch.x.shape[1:]))
+        return clip_from_nats(self.config.clip_nats, batch.condition.latent_dims(batch.x))

@@ -50,7 +50,7 @@ class GRPOGuard:
         the division, long steps would outweigh short ones.
         """
         steps = replay(policy, batch, self.sampler)
-        ratio = normalised_log_ratio(batch.x_next, steps.mean, steps.old_mean, steps.std)
+        ratio = normalised_log_ratio(batch.x_next, steps.mean, steps.old_mean, steps.std, batch.made)
         surrogate = clipped_surrogate(ratio, batch.advantage, self.config.clip)
         loss = (surrogate / (batch.sigma - batch.sigma_next)).mean()
         stats = movement(batch, steps, past_clip(ratio.detach(), batch.advantage, self.config.clip))

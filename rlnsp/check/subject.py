@@ -140,8 +140,8 @@ class Subject:
 
     @property
     def latent_dims(self) -> int:
-        """D, tokens times channels."""
-        return math.prod(self.trajectory.latents.shape[1:])
+        """D, the tokens that are made times channels."""
+        return self.trajectory.condition.latent_dims(self.trajectory.latents)
 
     @property
     def clip(self) -> float | None:

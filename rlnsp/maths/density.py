@@ -41,7 +41,7 @@ def mean_log_ratio(
     """
     x_next, mean, old_mean, std = at_least_fp32(x_next, mean, old_mean, std)
     change = mean - old_mean
-    return _mean_over_latent(change * (2 * (x_next - old_mean) - change) / (2 * std**2), mask)
+    return mean_over_latent(change * (2 * (x_next - old_mean) - change) / (2 * std**2), mask)
 
 
 def normalised_log_ratio(
@@ -62,7 +62,7 @@ def normalised_log_ratio(
     Args and returns as of ``mean_log_ratio``.
     """
     x_next, mean, old_mean, std = at_least_fp32(x_next, mean, old_mean, std)
-    return _mean_over_latent((mean - old_mean) * ((x_next - old_mean) / std), mask)
+    return mean_over_latent((mean - old_mean) * ((x_next - old_mean) / std), mask)
 
 
 def kl_to_reference(
@@ -86,7 +86,7 @@ def kl_to_reference(
         (B,), never negative.
     """
     mean, reference_mean, std = at_least_fp32(mean, reference_mean, std)
-    return _mean_over_latent((mean - reference_mean) ** 2 / (2 * std**2), mask)
+    return mean_over_latent((mean - reference_mean) ** 2 / (2 * std**2), mask)
 
 
 def clip_from_nats(clip_nats: float, latent_dims: int) -> float:
@@ -109,10 +109,18 @@ def clip_from_nats(clip_nats: float, latent_dims: int) -> float:
     return clip_nats / latent_dims
 
 
-def _mean_over_latent(
+def mean_over_latent(
     terms: Float[Tensor, " B N C"], mask: Bool[Tensor, " B N"] | None
 ) -> Float[Tensor, " B"]:
-    """Average over the tokens in ``mask`` and all channels.  NaN for a sample that has no such token."""
+    """Average over the tokens in ``mask`` and all channels; NaN for a sample that has no such token.
+
+    Args:
+        terms: one for each latent dimension, (B, N, C).
+        mask: the generated tokens, (B, N); None: all.
+
+    Returns:
+        (B,).
+    """
     if mask is None:
         return terms.flatten(1).mean(1)
     per_token = terms.mean(2)

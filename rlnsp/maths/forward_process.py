@@ -4,9 +4,10 @@ Shapes and conventions as in ``rlnsp.maths.schedule``.  All is in fp32 or wider,
 latent dimensions.
 """
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from rlnsp.maths.density import mean_over_latent
 from rlnsp.maths.schedule import at_least_fp32, data_estimate
 
 SMALLEST_ERROR = 1e-5
@@ -69,6 +70,7 @@ def matching_log_ratio(
     v: Float[Tensor, " B N C"],
     v_old: Float[Tensor, " B N C"],
     target: Float[Tensor, " B N C"],
+    mask: Bool[Tensor, " B N"] | None = None,
 ) -> Float[Tensor, " B"]:
     """Advantage-weighted matching's log ratio (arXiv:2509.25050): log p := -|v - (noise - x0)|^2.
 
@@ -80,13 +82,14 @@ def matching_log_ratio(
         v: of the policy, with gradient, (B, N, C).
         v_old: of the policy that sampled, (B, N, C).
         target: noise - x0, (B, N, C).
+        mask: the generated tokens, (B, N); None: all.
 
     Returns:
         (B,).
     """
     v, v_old, target = at_least_fp32(v, v_old, target)
     change = v - v_old
-    return (-change * (2 * (v_old - target) + change)).flatten(1).mean(1)
+    return mean_over_latent(-change * (2 * (v_old - target) + change), mask)
 
 
 def _normalised_error(estimate: Tensor, x0: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from pretrain.examples import Batch, batch_of
 from pretrain.loop import LoopConfig
 from pretrain.sources import InMemory
 from rlnsp.config import ConfigError
+from rlnsp.distributed import Ranks
 from tests.policies.tiny import make_model
 from tests.pretrain.conftest import MakeClips
 
@@ -37,7 +38,7 @@ def share(source: InMemory, rank: int = 0, count: int = 1) -> Batch:
 def loss(
     model: UnifiedModel, parts: list[Batch], first_frame: float, seed: int = 0, micro: int | None = None
 ) -> float:
-    flow = _Flow(model, DiffusionConfig(first_frame=first_frame, micro_batch_size=micro))
+    flow = _Flow(model, DiffusionConfig(first_frame=first_frame, micro_batch_size=micro), Ranks())
     with torch.no_grad():
         return sum(
             value.item() for part in parts for value in flow(part, torch.Generator().manual_seed(seed), 0.5)
