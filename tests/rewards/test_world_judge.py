@@ -11,11 +11,18 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer
 import policies
 import rewards
 from pretrain.judge import CHAT_TEMPLATE, JudgeConfig
+from rewards.nsp_reward.evaluation import measure, world_clips
+from rewards.nsp_reward.local import LocalConfig
+from rewards.nsp_reward.reward import NSPReward
+from rlnsp.chat import FramesConfig
 
 FOLDER = Path(rewards.__file__ or "").parent / "world_judge"
 LIMIT = 20_000_000
 HEAD_DIM = 32
 """The least that vLLM's kernels for CPUs know."""
+CLIPS = 40
+LEAST_KAPPA = 0.3
+"""Agreement with the tracker beyond chance; 0 is a coin's."""
 
 
 @pytest.fixture(scope="module")
@@ -52,3 +59,14 @@ def test_it_opens_as_servers_open_it():
     text = model.config.text_config
     assert text.hidden_size // text.num_attention_heads == HEAD_DIM
     assert AutoTokenizer.from_pretrained(FOLDER).chat_template == CHAT_TEMPLATE
+
+
+def test_it_tells_true_clips_from_faulty_ones_of_scenes_that_it_never_saw():
+    local = LocalConfig(model=str(FOLDER), dtype="fp32", device="cpu")
+    asked = NSPReward.Config(
+        judge="transformers", mode="soft", prompts="world", frames=FramesConfig(fps=4), transformers=local
+    )
+    found = measure(NSPReward(asked).judge, world_clips(CLIPS, seed=5), graded=True)
+    assert found["unscored"] == 0
+    assert found["truth"]["kappa"] > LEAST_KAPPA
+    assert found["calibration"]["brier"] < 0.2  # to say a half of all would be 0.25
