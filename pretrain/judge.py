@@ -49,8 +49,23 @@ PROBE = 24
 """True clips that tell which heads are missed."""
 HELD_OUT = 64
 """True clips of held-out scenes, and as many faulty ones, for the curves."""
-DESCRIBED = 0.72
-"""Of turns; the others are verdicts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One cosine of the training."""
+
+    steps: int
+    rate: float
+    """The peak of the learning rate."""
+    warmup: int = 20
+    """Steps until that."""
+    described: float
+    """Share of turns that are captions; the others are verdicts."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ConfigError(f"judge: a part's steps must be at least 1; got {self.steps}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,15 +82,17 @@ class JudgeConfig:
     """Of its attention, in a layer: vLLM's kernels for CPUs want heads of 32 at least; 8 heads have 16."""
     clip_frames: int = 5
     """Evenly spaced frames that it is shown of a clip."""
-    seeing_steps: int = 400
+    seeing_steps: int = 250
     """Of the vision tower alone, before the others."""
-    steps: int = 1500
+    training: Part = Part(steps=550, rate=1e-3, warmup=100, described=0.7)
+    """Captions and verdicts."""
+    captions: Part = Part(steps=300, rate=7e-4, described=0.9)
+    """Mostly captions: verdicts are learned sooner."""
+    calibration: Part = Part(steps=100, rate=2e-4, described=0.5)
+    """Captions, and verdicts on its own ones."""
+    calibration_clips: int = 800
+    """Forms of clips kept for that, whose own captions it learns to trust as far as they deserve."""
     batch_size: int = 32
-    learning_rate: float = 1e-3
-    calibration_clips: int = 1600
-    """Forms of clips kept for it, whose own captions it learns to trust as far as they deserve."""
-    calibration_steps: int = 200
-    calibration_rate: float = 2e-4
     save_every: int = 100
     first_scenes: int = 1001
     """The seed of the first ``PART`` scenes."""
@@ -89,10 +106,8 @@ class JudgeConfig:
             "faulty",
             "clip_frames",
             "seeing_steps",
-            "steps",
-            "batch_size",
             "calibration_clips",
-            "calibration_steps",
+            "batch_size",
             "save_every",
         ):
             if getattr(self, name) < 1:
@@ -143,54 +158,55 @@ def _trained(config: JudgeConfig, folder: Path) -> Comprehension:
         "describe unseen": lambda rng: description(unseen[rng.integers(len(unseen))], clips),
         "judge unseen": lambda rng: verdict(unseen[rng.integers(len(unseen))], rng),
     }
-    _stage(config, comprehension, {"describe": described, "judge": judged} | asked, folder / "training")
+    lessons = {"describe": described, "judge": judged} | asked
+    _train(config, config.training, comprehension, lessons, folder / "training")
+    _train(config, config.captions, comprehension, lessons, folder / "captions")
     own = _kept(
         folder / "own.json",
         lambda: own_verdicts(comprehension, kept, clips, config.calibration_clips, config.seed),
     )
-    _stage(
-        config,
-        comprehension,
-        {"describe": described, "judge": lambda rng: own[rng.integers(len(own))]} | asked,
-        folder / "calibration",
-    )
+    lessons["judge"] = lambda rng: own[rng.integers(len(own))]
+    _train(config, config.calibration, comprehension, lessons, folder / "calibration")
     comprehension.tokenizer.chat_template = CHAT_TEMPLATE
     return comprehension
 
 
-def _stage(
+def _train(
     config: JudgeConfig,
+    part: Part,
     comprehension: Comprehension,
     lessons: Mapping[str, Callable[[np.random.Generator], Turn]],
     folder: Path,
 ) -> None:
-    first = folder.name == "training"
-    steps = config.steps if first else config.calibration_steps
-    rng = np.random.default_rng(config.seed)
+    rng = np.random.default_rng([config.seed, *folder.name.encode()])
     model = comprehension.model.requires_grad_(True).train()
     arguments = trl_arguments(
         folder,
-        steps=steps,
+        steps=part.steps,
         batch_size=config.batch_size,
-        learning_rate=config.learning_rate if first else config.calibration_rate,
+        learning_rate=part.rate,
         save_every=config.save_every,
         seed=config.seed,
+        warmup_steps=part.warmup,
     )
     trainer = _TurnTrainer(
         model=model,
         args=arguments,
-        train_dataset=_rows("describe", "judge", steps * config.batch_size, rng),
-        eval_dataset=_rows("describe unseen", "judge unseen", 4 * HELD_OUT, rng),
+        train_dataset=_rows("describe", "judge", part, part.steps * config.batch_size, rng),
+        eval_dataset=_rows("describe unseen", "judge unseen", part, 4 * HELD_OUT, rng),
         data_collator=JudgeTurns(comprehension=comprehension, lessons=lessons),
         processing_class=comprehension.tokenizer,
     )
     run_stage(trainer, model, folder)
 
 
-def _rows(describe: str, judge: str, n: int, rng: np.random.Generator) -> Dataset:
+def _rows(describe: str, judge: str, part: Part, n: int, rng: np.random.Generator) -> Dataset:
     return Dataset.from_list(
         [
-            {"lesson": describe if rng.random() < DESCRIBED else judge, "seed": int(rng.integers(2**31))}
+            {
+                "lesson": describe if rng.random() < part.described else judge,
+                "seed": int(rng.integers(2**31)),
+            }
             for _ in range(n)
         ]
     )

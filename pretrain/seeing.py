@@ -24,8 +24,9 @@ from rlnsp.world.tracking import NAMES, track
 
 NOTHING = "room"
 """What a token says that shows no coloured thing."""
-FEWEST = 6
-"""Coloured pixels that a token must show to be told about."""
+FULL = 96
+"""Coloured pixels, a ball's, beside which a token tells of nothing else.  Fewer are told of by their number,
+since it says how far into the token a thing reaches."""
 CLIPS = 12
 """Of a step."""
 PEAK = 2e-3
@@ -43,8 +44,8 @@ def learn_to_see(
 ) -> list[float]:
     """Train the vision tower, in place, on true clips, whose caption names all that is coloured.
 
-    A token's target is half the colours of its pixels and half their nouns, each by its share.  Words stay
-    what they are.
+    A token's target is half the colours of its pixels and half their nouns, each by its share, and the more
+    of nothing, the fewer are coloured.  Words stay what they are.
 
     Args:
         comprehension: a Qwen2.5-VL whose tokenizer knows each of these words.
@@ -107,8 +108,7 @@ def words_shown(comprehension: Comprehension, frames: Frames, nouns: dict[str, s
     count, height, width, _ = frames.shape
     cells = frames.reshape(count, height // side, side, width // side, side, 3).swapaxes(2, 3)
     area = track(cells.reshape(-1, 1, side, side, 3)).area[:, 0]  # (F * P, K)
-    total = area.sum(-1, keepdims=True)
-    coloured = np.where(total >= FEWEST, area / np.maximum(total, 1), 0)
+    coloured = area / np.maximum(area.sum(-1, keepdims=True), FULL)
     text: Any = comprehension.model.config.text_config
     target = torch.zeros(len(area), text.vocab_size)
     for colour, share in zip(NAMES, torch.from_numpy(coloured).float().T, strict=True):

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pretrain.judge import CHAT_TEMPLATE, JudgeConfig, loss_of_turns, train_judge
+from pretrain.judge import CHAT_TEMPLATE, JudgeConfig, Part, loss_of_turns, train_judge
 from pretrain.judge_clips import PART, true_clips
 from pretrain.judge_turns import Turn
 from pretrain.tokenizer import CHAT_TEMPLATE as TEXT_TEMPLATE
@@ -14,16 +15,18 @@ from pretrain.tokenizer import byte_tokenizer
 from pretrain.turns import IGNORED
 from rlnsp.settings import ConfigError
 
+SHORT = Part(steps=2, rate=1e-3, described=0.5)
 TINY = JudgeConfig(
     generated=2 * PART,
     true=2,
     faulty=2,
     clip_frames=2,
     seeing_steps=2,
-    steps=2,
-    batch_size=2,
+    training=SHORT,
+    captions=SHORT,
+    calibration=SHORT,
     calibration_clips=2,
-    calibration_steps=2,
+    batch_size=2,
 )
 
 
@@ -59,7 +62,7 @@ def test_a_judge_is_trained_from_the_comprehension_model_and_a_second_call_does_
     assert not made.model.training
     assert not any(value.requires_grad for value in made.model.parameters())
     assert made.tokenizer.chat_template == CHAT_TEMPLATE
-    for stage in ("training", "calibration"):
+    for stage in ("training", "captions", "calibration"):
         lines = [json.loads(line) for line in (begun / stage / "metrics.jsonl").read_text().splitlines()]
         assert any("eval_loss" in line for line in lines)
     took = json.loads((begun / "time.json").read_text())
@@ -68,16 +71,18 @@ def test_a_judge_is_trained_from_the_comprehension_model_and_a_second_call_does_
     for name, value in again.model.state_dict().items():
         assert torch.equal(value, made.model.state_dict()[name]), name
     assert json.loads((begun / "time.json").read_text())["seconds"] > took["seconds"]
-    with pytest.raises(ConfigError, match="steps was 2, now 3"):
-        train_judge(JudgeConfig(**{**vars(TINY), "steps": 3}), begun)
+    with pytest.raises(ConfigError, match="captions.steps was 2, now 3"):
+        train_judge(replace(TINY, captions=replace(SHORT, steps=3)), begun)
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("steps", 0), ("generated", PART), ("generated", PART + 1), ("clip_frames", 0)]
+    ("name", "value"), [("true", 0), ("generated", PART), ("generated", PART + 1), ("clip_frames", 0)]
 )
 def test_settings_that_cannot_be_are_refused(name: str, value: int) -> None:
     with pytest.raises(ConfigError, match=f"judge.{name} must be .*; got {value}"):
         JudgeConfig(**{name: value})  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ConfigError, match="steps must be at least 1; got 0"):
+        replace(SHORT, steps=0)
 
 
 def test_a_turn_in_parts_reads_as_the_text_that_the_judge_was_trained_on() -> None:

@@ -34,7 +34,7 @@ def test_a_token_is_to_say_the_colours_it_shows_and_what_has_them(comprehension:
         red=(slice(0, 8), slice(0, 16)),
         blue=(slice(8, 16), slice(0, 8)),
         green=(slice(16, 24), slice(40, 48)),
-        cyan=(slice(60, 61), slice(60, 64)),  # too little
+        cyan=(slice(60, 64), slice(58, 64)),  # a quarter of what fills a token
     )
     target = words_shown(comprehension, picture, {"red": "ball", "blue": "box", "green": "star"})
     assert target.shape == (16, len(comprehension.tokenizer))
@@ -48,8 +48,10 @@ def test_a_token_is_to_say_the_colours_it_shows_and_what_has_them(comprehension:
     third = pytest.approx(1 / 3)
     sixth = pytest.approx(1 / 6)
     assert said(0) == {"red": third, "ball": third, "blue": sixth, "box": sixth}
-    assert said(6) == {"green": 0.5, "star": 0.5}
-    assert all(said(token) == {"room": 1} for token in range(16) if token not in (0, 6))
+    part = pytest.approx(64 / 96 / 2)
+    assert said(6) == {"green": part, "star": part, "room": third}
+    assert said(15) == {"cyan": pytest.approx(0.25), "room": pytest.approx(0.75)}
+    assert all(said(token) == {"room": 1} for token in range(16) if token not in (0, 6, 15))
 
 
 @pytest.mark.parametrize("token", [1, 6, 12])

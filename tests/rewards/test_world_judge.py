@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer
 import policies
 import rewards
 from pretrain.judge import CHAT_TEMPLATE, JudgeConfig
+from pretrain.judge_answers import VERDICT_TOKENS
 from rewards.nsp_reward.evaluation import measure, world_clips
 from rewards.nsp_reward.local import LocalConfig
 from rewards.nsp_reward.reward import NSPReward
@@ -39,7 +41,7 @@ def test_every_file_is_the_one_that_was_made(manifest):
 
 
 def test_the_manifest_says_how_it_was_made(manifest):
-    assert JudgeConfig(**manifest["settings"]) == JudgeConfig()
+    assert manifest["settings"] == asdict(JudgeConfig())
     assert manifest["seconds"] > manifest["cpu_seconds"] / 2 > 0
     assert manifest["versions"]["torch"]
     assert manifest["git"]["commit"]
@@ -64,7 +66,12 @@ def test_it_opens_as_servers_open_it():
 def test_it_tells_true_clips_from_faulty_ones_of_scenes_that_it_never_saw():
     local = LocalConfig(model=str(FOLDER), dtype="fp32", device="cpu")
     asked = NSPReward.Config(
-        judge="transformers", mode="soft", prompts="world", frames=FramesConfig(fps=4), transformers=local
+        judge="transformers",
+        mode="soft",
+        prompts="world",
+        frames=FramesConfig(fps=4),
+        verdict_tokens=VERDICT_TOKENS,
+        transformers=local,
     )
     found = measure(NSPReward(asked).judge, world_clips(CLIPS, seed=5), graded=True)
     assert found["unscored"] == 0
