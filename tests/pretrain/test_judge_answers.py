@@ -9,6 +9,7 @@ from pretrain import judge_answers
 from pretrain.judge_answers import answered, own_verdicts
 from pretrain.judge_clips import faulty, true_clips
 from pretrain.judge_turns import shown
+from pretrain.recognition import follows
 from pretrain.turns import DESCRIBE, JUDGE
 from rewards.nsp_reward.local import LocalChat, LocalConfig
 from rlnsp.chat import Answer, Question
@@ -49,6 +50,7 @@ def test_its_own_captions_and_thoughts_stay_and_the_verdict_is_the_trackers(
     turns = own_verdicts(None, known, clips, 50, seed=2)  # pyright: ignore[reportArgumentType]
     assert [turn.question for turn in turns] == asked[:3] + asked[4:]
     assert {turn.answer for turn in turns} == {"event: push push+;\nPass", "event: push push+;\nFail"}
-    passes = [known[row % 40].seen.holds for row in range(50) if row != 3]
+    told = [known[row % 40] for row in range(50) if row != 3]
+    passes = [follows(one.asked, one.seen) for one in told]
     assert [turn.answer.endswith("Pass") for turn in turns] == passes
     assert "Caption 7." in asked[7]
