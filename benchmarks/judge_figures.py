@@ -19,6 +19,7 @@ from benchmarks.judge_weights import TO
 from policies.unified import files
 from policies.unified.policy import Unified
 from pretrain.judge import JudgeConfig
+from pretrain.judge_answers import VERDICT_TOKENS
 from rewards.nsp_reward.evaluation import Labelled, measure, world_clips
 from rewards.nsp_reward.judging import Mode
 from rewards.nsp_reward.local import LocalConfig
@@ -81,7 +82,12 @@ def judge(folder: Path, mode: Mode) -> NSPReward:
     shown = world.FPS * (JudgeConfig.clip_frames - 1) / (world.FRAMES - 1)
     local = LocalConfig(model=str(folder), dtype="fp32", device="cpu")
     asked = NSPReward.Config(
-        judge="transformers", mode=mode, prompts="world", frames=FramesConfig(fps=shown), transformers=local
+        judge="transformers",
+        mode=mode,
+        prompts="world",
+        frames=FramesConfig(fps=shown),
+        verdict_tokens=VERDICT_TOKENS,
+        transformers=local,
     )
     return NSPReward(asked)
 

@@ -1,6 +1,14 @@
-"""Chat turns for a judge: describe a clip, and decide whether a caption follows from a preceding scene."""
+"""Chat turns for a judge: describe a clip, and decide whether a caption follows from a preceding scene.
 
-from collections.abc import Callable, Sequence
+A verdict is one bit of a whole scene and a caption; from that alone a small model does not learn to compare.
+So it thinks before: it reads each fact out of both, marks whether they agree, and decides on the last line:
+
+    event: push push+; actor: red green-; other: blue blue+; side: left left+; ...
+    Fail
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -17,71 +25,96 @@ from rlnsp.world.events import COLOURS, Event, split_of
 NAMES = tuple(COLOURS)
 SAME = tuple(range(len(NAMES)))
 LABEL_BATCH = 64
+THOUGHT = re.compile(r"(.*;\n)(Pass|Fail)")
+"""An answer: what is thought, and the verdict."""
+CHANGES = {0: 0.4, 1: 0.35, 2: 0.15, 3: 0.1}
+"""Shares of scenes that differ in so many attributes from what is shown."""
+OPEN_SHARE = 0.3
+"""Of the rising balloons of such scenes, so many may go either way."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Turn:
-    """A question and its answer."""
+class Turn(NamedTuple):
+    """A question, its answer, and the frames (F, H, W, 3) that are shown, if any."""
 
     question: str
     answer: str
-    clip: int = -1
-    """The clip that is shown; -1: none."""
+    frames: Frames | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """A clip in a form in which it is shown, the scene it was meant to follow, and what it turned out."""
+
+    clip: int
+    asked: Event
+    seen: Recognised
     mirrored: bool = False
     colours: Sequence[int] = SAME
     """As for ``recoloured``."""
 
     def of(self, clips: Frames) -> Frames:
-        """The frames (F, H, W, 3) that are shown."""
-        return _turned(clips[self.clip], self.mirrored, self.colours)
-
-
-class Shown(NamedTuple):
-    """A clip in a form in which it is shown, and the scene whose next one it was meant to be."""
-
-    clip: int
-    asked: Event
-    mirrored: bool = False
-    colours: Sequence[int] = SAME
-
-    def of(self, clips: Frames) -> Frames:
         """Its frames (F, H, W, 3)."""
-        return _turned(clips[self.clip], self.mirrored, self.colours)
+        clip = clips[self.clip, :, :, ::-1] if self.mirrored else clips[self.clip]
+        return clip if tuple(self.colours) == SAME else recoloured(clip, self.colours)
 
 
-def copies(shown: Shown, n: int, rng: np.random.Generator) -> list[Shown]:
-    """``n`` mirrored and recoloured forms, of scenes of the training split alone."""
-    made: list[Shown] = []
-    while len(made) < n:
-        mirrored, colours = bool(rng.random() < 0.5), tuple(map(int, rng.permutation(len(NAMES))))
-        asked = _turned_event(shown.asked, mirrored, colours)
-        if split_of(asked) == "train":
-            made.append(Shown(shown.clip, asked, mirrored, colours))
+def shown(clips: Frames, asked: Sequence[Event]) -> list[Shown]:
+    """What the tracker makes of clips (R, F, H, W, 3) that were to follow the scenes ``asked``."""
+    made = []
+    for begin in range(0, len(asked), LABEL_BATCH):
+        part = slice(begin, begin + LABEL_BATCH)
+        seen = recognise(clips[part], asked[part])
+        pairs = zip(asked[part], seen, strict=True)
+        made += [Shown(clip=begin + n, asked=own, seen=one) for n, (own, one) in enumerate(pairs)]
     return made
 
 
-def judge_turns(clips: Frames, shown: Sequence[Shown], rng: np.random.Generator) -> list[Turn]:
-    """For each clip shown its description, and for every second one a verdict on that.
-
-    The scene of a verdict is the clip's own, or one that is nearly that of what the clip shows.
-    """
-    turns = []
-    for first in range(0, len(shown), LABEL_BATCH):
-        part = shown[first : first + LABEL_BATCH]
-        seen = recognise(np.stack([one.of(clips) for one in part]))
-        for number, (one, what) in enumerate(zip(part, seen, strict=True)):
-            form = {"clip": one.clip, "mirrored": one.mirrored, "colours": tuple(one.colours)}
-            turns.append(Turn(question=DESCRIBE, answer=what.caption, **form))
-            if number % 2 == 0:
-                turns.append(_verdict(one.asked, what, rng))
-    return turns
+def read_shown(entry: Mapping[str, Any]) -> Shown:
+    """What ``dataclasses.asdict`` made of a clip as it is."""
+    seen = entry["seen"]
+    event = Event(**seen["event"]) if seen["event"] else None
+    recognised = Recognised(event=event, failed=tuple(seen["failed"]), bounces=seen["bounces"])
+    return Shown(clip=entry["clip"], asked=Event(**entry["asked"]), seen=recognised)
 
 
-def _verdict(own: Event, seen: Recognised, rng: np.random.Generator) -> Turn:
-    shows = seen.event if seen.event is not None and seen.holds else own
-    asked = own if rng.random() < 0.5 else near(shows, rng)
-    question = JUDGE.format(context=language.describe(asked, rng), caption=seen.caption)
-    return Turn(question=question, answer="Pass" if follows(asked, seen) else "Fail")
+def form(one: Shown, rng: np.random.Generator) -> Shown:
+    """A mirrored and recoloured form of a clip as it is, of scenes of the training split alone."""
+    while True:
+        mirrored, colours = bool(rng.random() < 0.5), tuple(map(int, rng.permutation(len(NAMES))))
+        asked = _turned(one.asked, mirrored, colours)
+        event = one.seen.event and _turned(one.seen.event, mirrored, colours)
+        if split_of(asked) == "train" and (event is None or split_of(event) == "train"):
+            seen = replace(one.seen, event=event)
+            return replace(one, asked=asked, seen=seen, mirrored=mirrored, colours=colours)
+
+
+def description(one: Shown, clips: Frames) -> Turn:
+    """What the clip shows."""
+    return Turn(DESCRIBE, one.seen.caption, one.of(clips))
+
+
+def verdict(one: Shown, rng: np.random.Generator) -> Turn:
+    """On a true caption, and the clip's own scene or one that is nearly that of what the clip shows."""
+    asked, changes = one.asked, int(rng.choice(list(CHANGES), p=list(CHANGES.values())))
+    if changes:
+        asked = one.seen.event or one.asked
+        for _ in range(changes):
+            asked = near(asked, rng)
+        open_ended = replace(asked, direction="either")
+        if asked.kind == "rise" and split_of(open_ended) == "train" and rng.random() < OPEN_SHARE:
+            asked = open_ended
+    question = JUDGE.format(context=language.describe(asked, rng), caption=one.seen.caption)
+    return Turn(question, thought(asked, one.seen) + ("Pass" if follows(asked, one.seen) else "Fail"))
+
+
+def thought(asked: Event, seen: Recognised) -> str:
+    """Each fact as the scene and the caption have it, and whether it is the same."""
+    if seen.event is None:
+        return "event: none-;\n"
+    theirs, own = language.facts(asked, asked.direction), language.facts(seen.event, seen.event.direction)
+    same = {name: value in (own[name], "either") for name, value in theirs.items()}
+    told = [f"{name}: {theirs[name]} {own[name]}{'+' if same[name] else '-'};" for name in theirs]
+    return " ".join(told) + "\n"
 
 
 def near(event: Event, rng: np.random.Generator) -> Event:
@@ -92,12 +125,7 @@ def near(event: Event, rng: np.random.Generator) -> Event:
             return other
 
 
-def _turned(clip: Frames, mirrored: bool, colours: Sequence[int]) -> Frames:
-    clip = clip[:, :, ::-1] if mirrored else clip
-    return clip if tuple(colours) == SAME else recoloured(clip, colours)
-
-
-def _turned_event(event: Event, mirrored: bool, colours: Sequence[int]) -> Event:
+def _turned(event: Event, mirrored: bool, colours: Sequence[int]) -> Event:
     names = {name: NAMES[colours[k]] for k, name in enumerate(NAMES)}
     other = replace(
         event,
@@ -114,20 +142,15 @@ def _turned_event(event: Event, mirrored: bool, colours: Sequence[int]) -> Event
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeTurns:
-    """Collates turns, as rows of a data set, into a batch."""
+    """Collates rows, each the name of a lesson and a seed; its turn is made when it is needed."""
 
     comprehension: Comprehension
-    clips: Frames
+    lessons: Mapping[str, Callable[[np.random.Generator], Turn]]
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
         """As ``batch_of``."""
-        return batch_of(
-            self.comprehension,
-            [
-                (turn.question, turn.answer, turn.of(self.clips) if turn.clip >= 0 else None)
-                for turn in (Turn(**row) for row in rows)
-            ],
-        )
+        turns = [self.lessons[row["lesson"]](np.random.default_rng(row["seed"])) for row in rows]
+        return batch_of(self.comprehension, turns)
 
 
 def _other_side(side: Side) -> Side:

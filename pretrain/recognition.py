@@ -15,14 +15,16 @@ from numpy.typing import NDArray
 from rlnsp.world import language
 from rlnsp.world.captioning import caption
 from rlnsp.world.events import KINDS, Direction, Event, Kind
-from rlnsp.world.judging import DARK, Checks, judge
+from rlnsp.world.judging import DARK, judge
 from rlnsp.world.motion import SIZE
 from rlnsp.world.tracking import MIN_AREA, NAMES, Tracks, track
 
 MOST_COLOURS = 4
 """Colours looked at, the largest; three belong to a scene, and a fourth is a fault."""
-MOST_REASONS = 3
+MOST_REASONS = 2
 """Checks that a caption names, of those that fail."""
+NOTHING = "Nothing is to be made out."
+"""Where fewer than two colours of the world are to be seen."""
 UNDIRECTED: tuple[Kind, ...] = ("bounce", "melt", "light")
 """Kinds whose actor ends where it began: their direction does not follow from where it goes."""
 STAR_BELOW = 14.0
@@ -38,21 +40,35 @@ class Recognised:
 
     event: Event | None
     """None where fewer than two colours of the world are to be seen."""
-    checks: Checks
-    """Of that event's kind."""
-    caption: str
-    """The world's own sentence for the event where every check holds.  Else what moves, and what fails."""
+    failed: tuple[str, ...] = ()
+    """Checks of that event's kind that do not hold."""
+    bounces: bool = False
+    """What falls does not lie still at once."""
 
     @property
     def holds(self) -> bool:
         """True if the clip is a true one of the event."""
-        return self.event is not None and all(self.checks.values())
+        return self.event is not None and not self.failed
+
+    @property
+    def caption(self) -> str:
+        """The world's own sentence for the event, and what fails of it."""
+        if self.event is None:
+            return NOTHING
+        rng = np.random.default_rng(FIRST_PHRASING)
+        said = language.caption(self.event, self.event.direction, self.bounces, rng)
+        return f"{said} What fails: {', '.join(self.failed[:MOST_REASONS])}." if self.failed else said
 
 
-def recognise(frames: NDArray[np.uint8]) -> list[Recognised]:
-    """One for each clip (B, F, H, W, 3) of the embedded world's size."""
+def recognise(frames: NDArray[np.uint8], expected: Sequence[Event]) -> list[Recognised]:
+    """One for each clip (B, F, H, W, 3) of the embedded world's size.
+
+    Args:
+        frames: the clips.
+        expected: an event for each, looked for first; of events that fit as badly, the first one is taken.
+    """
     tracks = track(frames)
-    return [_recognise(tracks, clip) for clip in range(len(frames))]
+    return [_recognise(tracks, clip, event) for clip, event in enumerate(expected)]
 
 
 def follows(asked: Event, seen: Recognised) -> bool:
@@ -63,35 +79,36 @@ def follows(asked: Event, seen: Recognised) -> bool:
     return seen.event == (replace(asked, direction=seen.event.direction) if either else asked)
 
 
-def _recognise(tracks: Tracks, clip: int) -> Recognised:
-    said = caption(tracks, clip)
-    seen = [_at_its_speed(event, tracks, clip) for event in _candidates(tracks, clip)]
-    if not seen:
-        return Recognised(event=None, checks={}, caption=said)
-    event, checks = min(seen, key=lambda one: list(one[1].values()).count(False))
-    failed = [name for name, holds in checks.items() if not holds]
-    if failed:
-        said = f"{said} What fails: {', '.join(failed[:MOST_REASONS])}."
-    else:
-        rng = np.random.default_rng(FIRST_PHRASING)
-        said = language.caption(event, event.direction, "bounces" in said, rng)
-    return Recognised(event=event, checks=checks, caption=said)
+def _recognise(tracks: Tracks, clip: int, expected: Event) -> Recognised:
+    best: tuple[Event, tuple[str, ...]] | None = None
+    for event in _candidates(tracks, clip, expected):
+        failed = _failed(event, tracks, clip)
+        if "speed" in failed:
+            other = replace(event, speed="slow" if event.speed == "fast" else "fast")
+            event, failed = other, _failed(other, tracks, clip)
+        if best is None or len(failed) < len(best[1]):
+            best = event, failed
+        if not failed:
+            break
+    if best is None:
+        return Recognised(event=None)
+    return Recognised(event=best[0], failed=best[1], bounces="bounces" in caption(tracks, clip))
 
 
-def _at_its_speed(event: Event, tracks: Tracks, clip: int) -> tuple[Event, Checks]:
-    checks = judge(event, tracks, clip)
-    if checks["speed"]:
-        return event, checks
-    other = replace(event, speed="slow")
-    return other, judge(other, tracks, clip)
+def _failed(event: Event, tracks: Tracks, clip: int) -> tuple[str, ...]:
+    return tuple(name for name, holds in judge(event, tracks, clip).items() if not holds)
 
 
-def _candidates(tracks: Tracks, clip: int) -> Iterator[Event]:
-    """Every fast event that the room, the colours, their places and their ways leave open."""
+def _candidates(tracks: Tracks, clip: int, expected: Event) -> Iterator[Event]:
+    """``expected``, then every fast event that the room, the colours, their places and ways leave open."""
     largest = np.nan_to_num(tracks.area[clip]).max(0)
     colours = [int(k) for k in np.argsort(-largest)[:MOST_COLOURS] if largest[k] >= MIN_AREA]
     stars = [k for k in colours if _mean(tracks.y[clip, :, k]) < STAR_BELOW]
     kinds: list[Kind] = [kind for kind in KINDS if (kind == "light") == bool(tracks.light[clip].min() < DARK)]
+    if {NAMES.index(expected.actor), NAMES.index(expected.other)} <= set(colours):
+        x = tracks.x[clip, :, NAMES.index(expected.actor)]
+        either = expected.direction == "either"
+        yield replace(expected, direction=_directions(expected.kind, x)[0]) if either else expected
     for actor, other in permutations(colours, 2):
         for star in [k for k in stars if k not in (actor, other)] or [None]:
             for kind in kinds:

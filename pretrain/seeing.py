@@ -17,15 +17,16 @@ from torch import Tensor
 
 from policies.unified.comprehension import Comprehension
 from pretrain.judge_clips import Frames
-from pretrain.judge_turns import Turn
+from pretrain.judge_turns import Shown, form
 from rlnsp.pretrained import evenly
 from rlnsp.settings import ConfigError
 from rlnsp.world.tracking import NAMES, track
 
 NOTHING = "room"
 """What a token says that shows no coloured thing."""
-FEWEST = 6
-"""Coloured pixels that a token must show to be told about."""
+FULL = 96
+"""Coloured pixels, a ball's, beside which a token tells of nothing else.  Fewer are told of by their number,
+since it says how far into the token a thing reaches."""
 CLIPS = 12
 """Of a step."""
 PEAK = 2e-3
@@ -39,29 +40,28 @@ NAMED = re.compile(rf"({'|'.join(NAMES)}) (\w+)")
 
 
 def learn_to_see(
-    comprehension: Comprehension, clips: Frames, turns: Sequence[Turn], *, steps: int, seed: int
+    comprehension: Comprehension, clips: Frames, shown: Sequence[Shown], *, steps: int, seed: int
 ) -> list[float]:
-    """Train the vision tower, in place, on clips whose description names all that is coloured.
+    """Train the vision tower, in place, on true clips, whose caption names all that is coloured.
 
-    A token's target is half the colours of its pixels and half their nouns, each by its share.  Words stay
-    what they are.
+    A token's target is half the colours of its pixels and half their nouns, each by its share, and the more
+    of nothing, the fewer are coloured.  Words stay what they are.
 
     Args:
         comprehension: a Qwen2.5-VL whose tokenizer knows each of these words.
-        clips: (R, F, H, W, 3), as the turns number them.
-        turns: descriptions; those of faulty clips, which name "things", and verdicts are left out.
+        clips: (R, F, H, W, 3), as those shown number them.
+        shown: what each shows, in any form; those in which something fails are left out.
         steps: of ``CLIPS`` clips each.
-        seed: of their order.
+        seed: of their order and forms.
 
     Returns:
         The loss of each step, in nats a token.
 
     Raises:
-        ConfigError: no turn is left.
+        ConfigError: no clip is left.
     """
-    shown = [(turn, dict(NAMED.findall(turn.answer))) for turn in turns if turn.clip >= 0]
-    shown = [(turn, nouns) for turn, nouns in shown if nouns and "thing" not in nouns.values()]
-    if not shown:
+    true = [one for one in shown if one.seen.holds]
+    if not true:
         raise ConfigError("none of the clips to learn seeing from is a true one; make more of them")
     model: Any = comprehension.model
     words = model.get_input_embeddings().weight.detach()
@@ -75,11 +75,12 @@ def learn_to_see(
     rng = np.random.default_rng(seed)
     losses = []
     for _ in range(steps):
-        parts = [shown[row] for row in rng.integers(len(shown), size=CLIPS)]
-        frames = [evenly(turn.of(clips), comprehension.limits.clip_frames) for turn, _ in parts]
+        parts = [form(true[row], rng) for row in rng.integers(len(true), size=CLIPS)]
+        frames = [evenly(one.of(clips), comprehension.limits.clip_frames) for one in parts]
         said = torch.cat([tokens_of(comprehension, some) for some in frames])
+        nouns = [dict(NAMED.findall(one.seen.caption)) for one in parts]
         target = torch.cat(
-            [words_shown(comprehension, some, nouns) for some, (_, nouns) in zip(frames, parts, strict=True)]
+            [words_shown(comprehension, some, names) for some, names in zip(frames, nouns, strict=True)]
         )
         loss = torch.nn.functional.cross_entropy(said @ words.T, target)
         loss.backward()
@@ -89,7 +90,7 @@ def learn_to_see(
         schedule.step()
         losses.append(loss.item())
     with torch.no_grad():
-        length = float(tokens_of(comprehension, evenly(shown[0][0].of(clips), 1)).norm(dim=-1).mean())
+        length = float(tokens_of(comprehension, evenly(true[0].of(clips), 1)).norm(dim=-1).mean())
     _scale(last, LENGTH / length)
     return losses
 
@@ -107,8 +108,7 @@ def words_shown(comprehension: Comprehension, frames: Frames, nouns: dict[str, s
     count, height, width, _ = frames.shape
     cells = frames.reshape(count, height // side, side, width // side, side, 3).swapaxes(2, 3)
     area = track(cells.reshape(-1, 1, side, side, 3)).area[:, 0]  # (F * P, K)
-    total = area.sum(-1, keepdims=True)
-    coloured = np.where(total >= FEWEST, area / np.maximum(total, 1), 0)
+    coloured = area / np.maximum(area.sum(-1, keepdims=True), FULL)
     text: Any = comprehension.model.config.text_config
     target = torch.zeros(len(area), text.vocab_size)
     for colour, share in zip(NAMES, torch.from_numpy(coloured).float().T, strict=True):

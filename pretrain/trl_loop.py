@@ -19,9 +19,16 @@ from rlnsp.pretrained import without_bars
 
 
 def trl_arguments(
-    folder: Path, *, steps: int, batch_size: int, learning_rate: float, save_every: int, seed: int
+    folder: Path,
+    *,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    save_every: int,
+    seed: int,
+    warmup_steps: int = 100,
 ) -> SFTConfig:
-    """Full precision, one optimiser step a batch, a cosine after 100 steps of warm-up.
+    """Full precision, one optimiser step a batch, a cosine after a warm-up.
 
     Args:
         folder: gets the checkpoints.
@@ -30,6 +37,7 @@ def trl_arguments(
         learning_rate: the peak.
         save_every: steps between checkpoints, and between evaluations.
         seed: of the order of the rows.
+        warmup_steps: in which the rate rises to its peak.
     """
     with warnings.catch_warnings():
         # Newer releases of transformers have another name for it, which older ones do not know.
@@ -41,7 +49,7 @@ def trl_arguments(
             per_device_eval_batch_size=batch_size,
             learning_rate=learning_rate,
             lr_scheduler_type="cosine",
-            warmup_steps=100,
+            warmup_steps=warmup_steps,
             weight_decay=0.01,
             max_grad_norm=1.0,
             bf16=False,

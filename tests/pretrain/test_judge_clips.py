@@ -5,7 +5,8 @@ import pytest
 
 from pretrain import judge_clips
 from pretrain.judge_clips import FAULTS, faulty, generated_clips, recoloured, true_clips
-from pretrain.judge_turns import NAMES, SAME, Shown, copies
+from pretrain.judge_turns import NAMES, SAME, form, shown
+from pretrain.recognition import recognise
 from rlnsp.settings import SamplerConfig, WindowConfig
 from rlnsp.testing.toy import ToyPolicy
 from rlnsp.world import Tracker, language
@@ -27,11 +28,15 @@ def test_true_clips_are_true_blurred_or_not() -> None:
 def test_a_form_of_a_true_clip_is_a_true_clip_of_the_form_of_its_scene() -> None:
     rng = np.random.default_rng(1)
     events, clips = true_clips("train", 28, rng)
-    forms = [form for row, event in enumerate(events) for form in copies(Shown(row, event), 2, rng)]
-    assert np.mean(passes([form.asked for form in forms], [form.of(clips) for form in forms])) > 0.9
-    assert all(split_of(form.asked) == "train" for form in forms)
-    assert {form.mirrored for form in forms} == {True, False}
-    assert len({tuple(form.colours) for form in forms}) > 20
+    forms = [form(one, rng) for one in shown(clips, events) for _ in range(2)]
+    frames = [one.of(clips) for one in forms]
+    assert np.mean(passes([one.asked for one in forms], frames)) > 0.9
+    # What a form shows was never looked up, but turned with it.
+    again = recognise(np.stack(frames), [one.asked for one in forms])
+    assert np.mean([one.seen.caption == seen.caption for one, seen in zip(forms, again, strict=True)]) > 0.9
+    assert all(split_of(one.asked) == "train" for one in forms)
+    assert {one.mirrored for one in forms} == {True, False}
+    assert len({tuple(one.colours) for one in forms}) > 20
 
 
 def test_recolouring_with_the_same_colours_changes_nothing_to_speak_of() -> None:

@@ -9,7 +9,7 @@ from policies.unified.settings import Limits
 from policies.unified.weights import load_comprehension
 from pretrain import seeing
 from pretrain.judge_clips import true_clips
-from pretrain.judge_turns import Shown, Turn, judge_turns
+from pretrain.judge_turns import shown
 from pretrain.seeing import LENGTH, learn_to_see, tokens_of, words_shown
 from rlnsp.settings import ConfigError
 from rlnsp.world.events import COLOURS
@@ -30,13 +30,13 @@ def frame(**squares: tuple[slice, slice]) -> np.ndarray:
 
 
 def test_a_token_is_to_say_the_colours_it_shows_and_what_has_them(comprehension: Comprehension) -> None:
-    shown = frame(
+    picture = frame(
         red=(slice(0, 8), slice(0, 16)),
         blue=(slice(8, 16), slice(0, 8)),
         green=(slice(16, 24), slice(40, 48)),
-        cyan=(slice(60, 61), slice(60, 64)),  # too little
+        cyan=(slice(60, 64), slice(58, 64)),  # a quarter of what fills a token
     )
-    target = words_shown(comprehension, shown, {"red": "ball", "blue": "box", "green": "star"})
+    target = words_shown(comprehension, picture, {"red": "ball", "blue": "box", "green": "star"})
     assert target.shape == (16, len(comprehension.tokenizer))
     torch.testing.assert_close(target.sum(-1), torch.ones(16))
 
@@ -48,8 +48,10 @@ def test_a_token_is_to_say_the_colours_it_shows_and_what_has_them(comprehension:
     third = pytest.approx(1 / 3)
     sixth = pytest.approx(1 / 6)
     assert said(0) == {"red": third, "ball": third, "blue": sixth, "box": sixth}
-    assert said(6) == {"green": 0.5, "star": 0.5}
-    assert all(said(token) == {"room": 1} for token in range(16) if token not in (0, 6))
+    part = pytest.approx(64 / 96 / 2)
+    assert said(6) == {"green": part, "star": part, "room": third}
+    assert said(15) == {"cyan": pytest.approx(0.25), "room": pytest.approx(0.75)}
+    assert all(said(token) == {"room": 1} for token in range(16) if token not in (0, 6, 15))
 
 
 @pytest.mark.parametrize("token", [1, 6, 12])
@@ -68,9 +70,9 @@ def test_what_is_where_is_learned_in_words_that_stay_what_they_are(
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     events, clips = true_clips("train", 2, rng)
-    turns = judge_turns(clips, [Shown(row, event) for row, event in enumerate(events)], rng)
+    true = shown(clips, events)
     before = {name: value.clone() for name, value in comprehension.model.state_dict().items()}
-    losses = learn_to_see(comprehension, clips, turns, steps=40, seed=0)
+    losses = learn_to_see(comprehension, clips, true, steps=40, seed=0)
     assert np.mean(losses[-5:]) < 0.4 * np.mean(losses[:5])
     changed = {
         name for name, value in comprehension.model.state_dict().items() if (value != before[name]).any()
@@ -78,12 +80,12 @@ def test_what_is_where_is_learned_in_words_that_stay_what_they_are(
     assert changed
     assert all(".visual." in name for name in changed)
     with torch.no_grad():
-        length = tokens_of(comprehension, turns[0].of(clips)).norm(dim=-1).mean()
+        length = tokens_of(comprehension, true[0].of(clips)).norm(dim=-1).mean()
     assert float(length) == pytest.approx(LENGTH, rel=0.3)
 
 
-def test_clips_that_show_nothing_with_a_name_teach_nothing(comprehension: Comprehension) -> None:
-    clips = np.zeros((1, 9, 64, 64, 3), np.uint8)
-    faulty = Turn(question="", answer="A red thing moves right. What fails: speed.", clip=0)
+def test_clips_in_which_something_fails_teach_nothing(comprehension: Comprehension) -> None:
+    events, clips = true_clips("train", 1, np.random.default_rng(0))
+    clips[:] = clips[:, :1]
     with pytest.raises(ConfigError, match="none of the clips"):
-        learn_to_see(comprehension, clips, [faulty, Turn(question="", answer="Pass")], steps=1, seed=0)
+        learn_to_see(comprehension, clips, shown(clips, events), steps=1, seed=0)

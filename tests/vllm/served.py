@@ -19,6 +19,8 @@ START_S = 900.0
 """Until it answers: mostly imports."""
 FRAMES_PER_SECOND = 4
 """That the judge was trained to be shown."""
+VERDICT_TOKENS = 96
+"""Room for what it thinks before."""
 
 
 class Server:
@@ -100,6 +102,7 @@ def settings(server: Server) -> list[str]:
         f"{place}.openai.base_urls=[{server.url}]",
         f"{place}.prompts=world",
         f"{place}.frames.fps={FRAMES_PER_SECOND}",
+        f"{place}.verdict_tokens={VERDICT_TOKENS}",
         f"{place}.openai.retries=1",
         f"{place}.openai.retry_wait_s=0.1",
     ]

@@ -18,7 +18,7 @@ from rlnsp.built_reward import build_rewards
 from rlnsp.chat import ChatClient, ChatConfig, FramesConfig
 from rlnsp.scoring import RewardFailed, score
 from rlnsp.settings import RewardSlot
-from tests.vllm.served import FRAMES_PER_SECOND, MODEL, ROOT, Server, clips, settings
+from tests.vllm.served import FRAMES_PER_SECOND, MODEL, ROOT, VERDICT_TOKENS, Server, clips, settings
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1200)]
 
@@ -45,6 +45,7 @@ def decided(judge: Literal["transformers", "openai"], server: Server) -> list[De
             mode="soft",
             prompts="world",
             frames=FramesConfig(fps=FRAMES_PER_SECOND),
+            verdict_tokens=VERDICT_TOKENS,
             transformers=LocalConfig(model=str(MODEL), dtype="fp32", device="cpu"),
             openai=ChatConfig(base_urls=[server.url]),
         )
@@ -128,6 +129,7 @@ def slot(server: Server, on_failure: Literal["raise", "drop"]) -> RewardSlot:
         "judge": "openai",
         "prompts": "world",
         "frames": {"fps": FRAMES_PER_SECOND},
+        "verdict_tokens": VERDICT_TOKENS,
         "openai": {"base_urls": [server.url], "retries": 1, "retry_wait_s": 0.1},
     }
     return RewardSlot(use="nsp_reward", config=config, on_failure=on_failure)

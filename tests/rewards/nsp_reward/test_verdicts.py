@@ -66,11 +66,14 @@ PROBABILITIES = [
     (said({"\n": 0.9, "Pass": 0.1}, {"Fail": 0.8, "Pass": 0.2}), 0.2),  # a line is no answer yet
     (said({"**": 0.9, "Fail": 0.1}, {"Pass": 1.0}), 1.0),
     (said({"Pass": 1.0}), 1.0),
+    # What is thought before the verdict is not the verdict, even if it has the word in it.
+    (said({"It": 1.0}, {" Pass": 1.0}, {"es.": 1.0}, {"\n": 1.0}, {"Fail": 0.7, "Pass": 0.3}), 0.3),
+    (said({"Verdict": 1.0}, {":": 1.0}, {" P": 0.8, " Fail": 0.2}, {"ass": 1.0}, {".": 1.0}), 0.8),
 ]
 
 
 @pytest.mark.parametrize(("answer", "expected"), PROBABILITIES)
-def test_the_probability_of_passing_is_that_of_the_first_word(answer, expected):
+def test_the_probability_of_passing_is_that_where_the_verdict_stands(answer, expected):
     assert probability(answer, PASS_FAIL) == pytest.approx(expected)
 
 
@@ -79,6 +82,8 @@ NO_PROBABILITIES = [
     said({"Passing": 0.9, "Fail": 0.1}),
     said({"\n": 1.0}),
     Answer(text=""),
+    said({"It": 1.0}, {"\n": 1.0}, {"Fail": 0.4, "The": 0.6}),
+    said({"It": 1.0}, {"\n": 1.0}, {"Fail": 1.0}, {" or": 1.0}, {" Pass": 1.0}),
 ]
 
 
