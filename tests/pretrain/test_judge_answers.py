@@ -25,10 +25,11 @@ def test_a_judge_in_training_answers_what_it_will_as_a_reward() -> None:
     questions = [Question(content=[clip[::2], DESCRIBE], max_tokens=30) for clip in clips]
     said = chat.answers(questions)
     assert answered(comprehension, asked, 30) == [one.text for one in said if isinstance(one, Answer)]
-    judged = JUDGE.format(context="A red ball rolls.", caption="It stops.")
-    (told,) = chat.answers([Question(content=[judged], max_tokens=4)])
-    assert isinstance(told, Answer)
-    assert answered(comprehension, [(judged, None)], 4) == [told.text]
+    contexts = ("A red ball rolls.", "On the floor a red ball is heading slowly to the left, at a blue box.")
+    judged = [JUDGE.format(context=context, caption="It stops.") for context in contexts]
+    told = chat.answers([Question(content=[one], max_tokens=8) for one in judged])
+    together = answered(comprehension, [(one, None) for one in judged], 8)
+    assert together == [one.text for one in told if isinstance(one, Answer)]
 
 
 def test_its_own_captions_and_thoughts_stay_and_the_verdict_is_the_trackers(

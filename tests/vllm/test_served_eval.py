@@ -16,7 +16,7 @@ import pytest
 
 from rlnsp.benchmark import suite
 from rlnsp.manifest import read_manifest
-from tests.vllm.served import FRAMES_PER_SECOND, ROOT, Server
+from tests.vllm.served import FRAMES_PER_SECOND, ROOT, VERDICT_TOKENS, Server
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1200)]
 
@@ -36,7 +36,7 @@ def out(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in JUDGED:
         settings = f"measures.{name}.config"
         argv += [f"{settings}.openai.base_urls=[{server.url}]", f"{settings}.frames.fps={FRAMES_PER_SECOND}"]
-        argv += [f"{settings}.caption_tokens=64"]
+        argv += [f"{settings}.caption_tokens=64", f"{settings}.verdict_tokens={VERDICT_TOKENS}"]
     # What the judge was taught to be asked; its words are the paper's, Pass and Fail.
     argv += ["measures.causal_consistency.config.prompts=world"]
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
