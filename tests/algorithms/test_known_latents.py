@@ -71,7 +71,7 @@ def test_a_clip_teaches_what_it_would_without_the_latents_that_it_was_given(name
         trajectory = rollout(policy, SCENES, SAMPLER, 3, Randomness(seed=0), chunk_size=6, decode=False)  # pyright: ignore[reportArgumentType]
         batch, _ = algorithm.credit(trajectory, scores(*VALUES))
         batch = replace(batch, anchor=algorithm.anchor(policy, batch))
-        policy.weight += torch.tensor([0.02, -0.01, 0.03, 0.01])
+        policy.weight.add_(torch.tensor([0.02, -0.01, 0.03, 0.01]))
     found = []
     for one in (batch, without_known(batch)):
         loss, stats = algorithm.loss(policy, one)
