@@ -13,7 +13,7 @@ from optuna.study import Study
 from optuna.trial import TrialState
 
 from rlnsp.evaluate import DISTANCE, LOWER_IS_BETTER
-from rlnsp.settings import ConfigError
+from rlnsp.settings import ConfigError, RunConfig
 from rlnsp.sweep import study as queue
 from rlnsp.sweep.design import baseline
 from rlnsp.sweep.plan import Plan
@@ -39,7 +39,7 @@ class CellOutcome:
     """By seed: done, pruned, failed or to do."""
     metric: str
     work: Work | None
-    """None: no run has shown that its settings go together."""
+    """Of an iteration.  None: there is none, or no run has shown that its settings go together."""
     start: float
     """The metric before training, mean over seeds; NaN where no run is done."""
     end: SeedMean | None
@@ -107,6 +107,7 @@ def outcome(plan: Plan, study: Study) -> Outcome:
             for seed in sweep.seeds
             if seed in found and found[seed].state == TrialState.COMPLETE
         }
+        run: RunConfig | None = plan.run(cell, sweep.seeds[0]) if plan.cells or results else None
         made.append(
             CellOutcome(
                 name=cell.name,
@@ -115,7 +116,7 @@ def outcome(plan: Plan, study: Study) -> Outcome:
                 results=results,
                 states={seed: _state(found.get(seed)) for seed in sweep.seeds},
                 metric=sweep.metric,
-                work=work(plan.run(cell, sweep.seeds[0])) if plan.cells or results else None,
+                work=work(run) if run and run.trainer.num_iterations else None,
                 start=_mean([mean(one.before[sweep.metric]) for one in results.values()]),
                 end=_over_seeds(results, sweep.metric),
                 distance=_over_seeds(results, DISTANCE),
