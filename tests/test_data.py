@@ -83,6 +83,7 @@ def test_the_datas_limits_hold_wherever_a_clip_of_it_is_read(tmp_path):
         return [*train_scenes(data, 0), *heldout_scenes(data, 1, 0)]
 
     unopened = object.__new__(Unified)  # clips are read before anything of the model is used
+    unopened.config = Unified.Config()
     for scene in scenes(Limits(max_pixels=100)):
         assert scene.columns["limits"] == "a column"
         for read in (lambda s: true_clips(s, 1), _context_frames, lambda s: unopened.encode([s])):
