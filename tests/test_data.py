@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from policies.first_frame import first_frames
 from policies.unified import Unified
 from rlnsp.benchmark import suite
 from rlnsp.built_reward import _context_frames
@@ -71,7 +72,8 @@ def test_the_worlds_scenes_do_not_overlap():
 
 
 def test_the_datas_limits_hold_wherever_a_clip_of_it_is_read(tmp_path):
-    write_clip(tmp_path / "clip.mp4", np.zeros((5, 16, 16, 3), np.uint8), 8.0)
+    ramp = np.arange(0, 256, 16, dtype=np.uint8)[:, None, None]
+    write_clip(tmp_path / "clip.mp4", np.broadcast_to(ramp, (5, 16, 16, 3)), 8.0)
     row = {"context": "before", "video": "clip.mp4", "context_clip": "clip.mp4", "limits": "a column"}
     write_manifest(
         tmp_path / "all.jsonl", [{"id": split, "split": split, **row} for split in ("train", "heldout")]
@@ -86,7 +88,12 @@ def test_the_datas_limits_hold_wherever_a_clip_of_it_is_read(tmp_path):
     unopened.config = Unified.Config()
     for scene in scenes(Limits(max_pixels=100)):
         assert scene.columns["limits"] == "a column"
-        for read in (lambda s: true_clips(s, 1), _context_frames, lambda s: unopened.encode([s])):
+        for read in (
+            lambda s: true_clips(s, 1),
+            _context_frames,
+            lambda s: unopened.encode([s]),
+            lambda s: first_frames([s], (16, 16)),
+        ):
             with pytest.raises(
                 ConfigError, match="clip.mp4: has frames of 16x16 pixels, more than max_pixels 100"
             ):
@@ -95,6 +102,7 @@ def test_the_datas_limits_hold_wherever_a_clip_of_it_is_read(tmp_path):
         found = true_clips(scene, 1)
         assert found is not None
         assert found.shape == (1, 5, 16, 16, 3)
+        assert np.array_equal(first_frames([scene], (16, 16))[0], found[0, -1:])
 
 
 def test_limits_are_settings_of_a_run():

@@ -1,6 +1,7 @@
 """Stages whose model is shown the preceding scenes' own clips, as the policy is in stage 3."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,15 @@ from policies.unified import Unified
 from policies.unified.model import UnifiedModel
 from policies.unified.settings import Limits as ReadLimits
 from pretrain import precompute
-from pretrain.diffusion import DiffusionConfig, prepare, train_diffusion
-from pretrain.examples import Source
+from pretrain.diffusion import DiffusionConfig, _Flow, prepare, train_diffusion
+from pretrain.examples import Source, batch_of
 from pretrain.loop import LoopConfig
 from pretrain.skipped import Skipped
 from pretrain.sources import Precomputed, Videos
 from pretrain.work import CONSOLE, DataConfig, Work
 from rlnsp.config import ConfigError
 from rlnsp.dataset.safety import Limits
+from rlnsp.distributed import Ranks
 from rlnsp.manifest import open_manifest, write_manifest
 from tests.policies.tiny import GEOMETRY, make_model
 from tests.videos import BLUE, GREEN, RED, audio_only, encode, moving, truncated
@@ -122,6 +124,17 @@ def test_the_model_is_shown_what_the_policy_is_shown(data: Path) -> None:
     source.limits = Limits(max_clip_mb=0.01)
     with pytest.raises(ValueError, match=r"has a context_clip, .*red-before.mp4, that is longer in memory"):
         source.load(0)
+
+
+def test_a_batch_whose_queries_are_trained_is_read_with_its_clips(data: Path) -> None:
+    policy = Unified(Unified.Config(device="cpu"), make_model())
+    source = videos(data, policy.model)
+    examples = [source.example(row, source.load(row)) for row in range(4)]
+    batch = replace(batch_of((GEOMETRY.num_frames, *SIZE), examples), hidden=None)
+    config = DiffusionConfig(text="context", context_clips=True)
+    with torch.no_grad():
+        read = _Flow(policy.model, config, Ranks())._condition(batch)
+        torch.testing.assert_close(read.embeds, policy.encode(batch.scenes).embeds, rtol=0, atol=1e-6)
 
 
 def test_shards_that_were_made_without_them_are_refused_and_those_of_other_clips_too(
