@@ -23,6 +23,7 @@ from policies.latents import Geometry, Grid, pack, standard_normal
 from policies.loading import require_fit
 from policies.unified.comprehension import NEXT_SCENE, Comprehension
 from policies.unified.connector import Connector
+from rlnsp.maths.density import mean_over_latent
 from rlnsp.types import Condition, Video
 
 TRAINABLE = ("queries", "connector", "transformer", "vae")
@@ -223,17 +224,14 @@ class UnifiedModel(nn.Module):
             embeds = torch.where(drop[:, None, None], condition.null_embeds, embeds)
             mask = torch.where(drop[:, None], condition.null_mask, mask)
         kept = replace(condition, embeds=embeds, mask=mask)
-        at = sigma[:, None, None]
-        made = torch.ones_like(latents[..., :1])
+        at, made = sigma[:, None, None], None
         if first is not None:
-            made[first, : self.grid(geometry).frame_tokens] = 0
-            at = at * made
-            sigma = at.squeeze(-1)
+            made = torch.ones(latents.shape[:2], dtype=torch.bool, device=latents.device)
+            made[first, : self.grid(geometry).frame_tokens] = False
+            sigma = sigma[:, None] * made
+            at = sigma[..., None]
         v = self.velocity((1 - at) * latents + at * noise, sigma, kept, geometry=geometry)
-        errors = (v - (noise - latents)).pow(2)
-        if first is None:
-            return errors.mean((1, 2))
-        return (errors * made).mean((1, 2)) / made.mean((1, 2))
+        return mean_over_latent((v - (noise - latents)).pow(2), made)
 
     def encode_frames(self, frames: np.ndarray, generator: Generator | None = None) -> Tensor:
         """Packed, normalised latents (B, N, C) fp32 of uint8 (B, F, H, W, 3); see ``ltx.encode``."""
