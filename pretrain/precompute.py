@@ -58,14 +58,17 @@ def precomputed(
     latents = TensorShards(folder / "latents", n, about, ROWS_A_FILE, ranks)
 
     def encoded(row: int) -> Made:
-        try:
-            frames = videos.frames(row)
-        except UnusableVideo as error:
-            return None, {"kind": error.kind, "why": str(error)}
+        frames = videos.frames(row)
         return model.encode_frames(frames[None])[0], {"shape": frames.shape[:3]}
 
-    for row, note in _fill(latents, encoded, f"latents of {folder.name}", console):
-        skipped.add(videos.scene(row), UnusableVideo(note["kind"], note["why"]))
+    def said(row: int) -> Made:
+        return videos.hidden(row, videos.context(row)), {}
+
+    def fill(shards: TensorShards, make: Callable[[int], Made], what: str) -> None:
+        for row, note in _fill(shards, make, f"{what} of {folder.name}", console):
+            skipped.add(videos.scene(row), UnusableVideo(note["kind"], note["why"]))
+
+    fill(latents, encoded, "latents")
     hidden = None
     if not model.connector.queries.requires_grad:
         about: dict[str, Any] = {
@@ -80,15 +83,7 @@ def precomputed(
             about["clip_frames"] = model.comprehension.limits.clip_frames
             about["clip_max_pixels"] = model.comprehension.limits.clip_max_pixels
         hidden = TensorShards(folder / f"conditions-{stage}", n, about, ROWS_A_FILE, ranks)
-
-        def said(row: int) -> Made:
-            try:
-                return videos.hidden(row, videos.context(row)), {}
-            except UnusableVideo as error:
-                return None, {"kind": error.kind, "why": str(error)}
-
-        for row, note in _fill(hidden, said, f"conditions of {folder.name}", console):
-            skipped.add(videos.scene(row), UnusableVideo(note["kind"], note["why"]))
+        fill(hidden, said, "conditions")
     return Precomputed(videos, latents, hidden)
 
 
@@ -127,9 +122,16 @@ def digest_of(tensors: Mapping[str, Tensor]) -> str:
 def _fill(
     shards: TensorShards, make: Callable[[int], Made], what: str, console: Console
 ) -> list[tuple[int, Mapping[str, Any]]]:
-    """See ``TensorShards.fill``."""
+    """See ``TensorShards.fill``; of a row whose video is unusable, why."""
+
+    def made(row: int) -> Made:
+        try:
+            return make(row)
+        except UnusableVideo as error:
+            return None, {"kind": error.kind, "why": str(error)}
+
     text = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
     disable = not shards.ranks.main
     with Progress(*text, TimeRemainingColumn(), console=console, disable=disable) as progress:
         task = progress.add_task(what, total=shards.num_rows)
-        return shards.fill(make, lambda rows: progress.update(task, completed=rows))
+        return shards.fill(made, lambda rows: progress.update(task, completed=rows))
