@@ -8,6 +8,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+from pretrain.judge_answers import VERDICT_TOKENS
 from rewards.nsp_reward.serving import Serving
 from rlnsp.types import Sample
 from rlnsp.world import FPS, futures, scenes
@@ -19,8 +20,6 @@ START_S = 900.0
 """Until it answers: mostly imports."""
 FRAMES_PER_SECOND = 4
 """That the judge was trained to be shown."""
-VERDICT_TOKENS = 96
-"""Room for what it thinks before."""
 
 
 class Server:
