@@ -44,6 +44,10 @@ MARKS = "<!-- two processes -->", "<!-- /two processes -->"
 ALGORITHMS = ("ddpo", "grpo", "grpo_guard", "flow_dppo", "nft", "awm")
 FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 """What accelerate launch says for configs/accelerate/fsdp2.yaml."""
+ZERO2, ZERO3 = (
+    {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": stage} for stage in ("2", "3")
+)
+"""And for deepspeed_zero2.yaml and deepspeed_zero3.yaml."""
 
 
 UNIFIED = "policies.unified.weights"

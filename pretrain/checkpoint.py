@@ -1,6 +1,6 @@
 """A stage's checkpoint: one safetensors file with everything that the next step depends on.
 
-It is the same file however many processes wrote it, and whether FSDP2 spread the weights over them.
+It is the same file however many processes wrote it, and whether the weights were spread over them.
 """
 
 import json
@@ -74,9 +74,7 @@ class Checkpoint:
                 metadata = file.metadata() or {}
                 keys = [*file.keys()]
                 shapes = {key: file.get_slice(key).get_shape() for key in keys}
-                expected = {
-                    f"parameter.{key}": [*value.shape] for key, value in self.shards.parameters.items()
-                }
+                expected = {f"parameter.{key}": [*shape] for key, shape in self.shards.shapes.items()}
                 same = expected == {key: shapes[key] for key in keys if key.startswith("parameter.")}
                 tensors = {key: self._read(file, key) for key in keys} if same else {}
         except SafetensorError as error:
@@ -93,6 +91,7 @@ class Checkpoint:
         with torch.no_grad():
             for key, value in self.shards.own.items():
                 value.copy_(tensors[f"parameter.{key}"])
+        self.shards.written()
         step = json.loads(metadata["step"])
         if self.ema is not None:
             self.ema.load({key: tensors[f"average.{key}"] for key in self.shards.own}, step)

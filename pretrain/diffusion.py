@@ -5,8 +5,9 @@ Shapes: R rows of the data, B of a batch, N latent tokens, C their channels.
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,11 +28,16 @@ from pretrain.local_shards import SpreadDiT
 from pretrain.loop import HELD_OUT_ROWS, LoopConfig, fit
 from pretrain.skipped import Skipped
 from pretrain.sources import TEMPLATES, Text, geometry_of, text_of
+from pretrain.zero_shards import ZeroModel
 from rlnsp.atomic import written_whole
 from rlnsp.distributed import Ranks
 from rlnsp.manifest import ManifestError
 from rlnsp.settings import ConfigError
 from rlnsp.types import Condition, Scene
+from rlnsp.zero import Zero
+
+Compute = Callable[[Callable[[], Tensor]], Tensor]
+"""What calls the work that it is given, which computes a loss."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,8 +175,12 @@ def train_diffusion(
     if config.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
     skipped = Skipped(folder / "skipped.jsonl", writes=ranks.main)
-    dit = SpreadDiT(model, ranks)
-    flow = _Flow(model, config, ranks)
+    how = ranks.sharding
+    if isinstance(how, Zero):
+        spread = ZeroModel(model, ["transformer", "connector"], ranks, how)
+    else:
+        spread = SpreadDiT(model, ranks)
+    flow = _Flow(model, config, ranks, spread.compute)
     heldout: list[Batch] = []
 
     def heldout_loss() -> float:
@@ -181,16 +191,16 @@ def train_diffusion(
         drop = 1.0 if config.drop == 1 else 0.0
         parts = [part for batch in heldout for part in batch.split(64)]
         own = [sum(value.item() for value in flow(part, generator, drop)) for part in parts]
-        dit.forget()
+        spread.forget()
         whole = [sum(values) for values in zip(*ranks.exchange(own), strict=True)]
         return torch.tensor(whole).mean().item()
 
     batches = ClipBatches(data["train"], config.loop.batch_size, config.loop.seed, skipped, workers, ranks)
     try:
-        with dit.together():
+        with spread.together():
             fit(
                 name,
-                {key: value for key, value in model.named_parameters() if value.requires_grad},
+                spread.shards({k: v for k, v in model.named_parameters() if v.requires_grad}, ranks),
                 lambda batch, generator: flow(batch, generator, config.drop),
                 heldout_loss,
                 batches,
@@ -200,18 +210,24 @@ def train_diffusion(
             )
     finally:
         batches.close()
-    dit.join()
+    spread.join()
     model.train_only()
     model.compute_dtype = torch.float32
     if config.gradient_checkpointing:
         transformer.disable_gradient_checkpointing()
 
 
+def _call(work: Callable[[], Tensor]) -> Tensor:
+    return work()
+
+
 class _Flow:
     """The flow-matching loss of a batch, as far as it is in this process."""
 
-    def __init__(self, model: UnifiedModel, config: DiffusionConfig, ranks: Ranks) -> None:
-        self.model, self.config, self.ranks = model, config, ranks
+    def __init__(
+        self, model: UnifiedModel, config: DiffusionConfig, ranks: Ranks, compute: Compute = _call
+    ) -> None:
+        self.model, self.config, self.ranks, self.compute = model, config, ranks, compute
         self._null: Tensor | None = None
 
     def __call__(self, batch: Batch, generator: torch.Generator, drop: float) -> Iterator[Tensor]:
@@ -241,17 +257,20 @@ class _Flow:
         parts = [rows for rows in own.split(config.micro_batch_size or max(len(own), 1)) if len(rows)]
         # Where the DiT computes only if all processes do, they must do so as often, forward and backward.
         most = max(self.ranks.exchange(len(parts))) if self.ranks.sharded else len(parts)
-        for rows in parts:
-            part = batch.take(rows)
+
+        def loss(part: Batch) -> Tensor:
             assert part.latents is not None
             x0, here = part.latents.to(model.device), part.here
             at, with_noise, without_text = (value[here].to(model.device) for value in (sigma, noise, dropped))
             condition = self._condition(part)
             first = given[here].to(model.device) if given is not None else None
             losses = model.flow_loss(x0, at, with_noise, condition, without_text, geometry, first)
-            yield losses.sum() / n
+            return losses.sum() / n
+
+        for rows in parts:
+            yield self.compute(partial(loss, batch.take(rows)))
         for _ in range(most - len(parts)):
-            yield self._idle(size[1:], geometry)
+            yield self.compute(partial(self._idle, size[1:], geometry))
 
     def _idle(self, latent: tuple[int, int], geometry: Geometry) -> Tensor:
         """Zero, by way of the whole DiT."""

@@ -10,8 +10,8 @@ then steps alike, or where FSDP2 spreads the weights each its own shard.  Proces
 import io
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext, redirect_stdout
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +23,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 from torch.nn import Parameter
 
-from pretrain import prodigy
 from pretrain.checkpoint import Checkpoint
 from pretrain.local_shards import LocalShards
 from rlnsp.distributed import RankEnded, Ranks
@@ -42,8 +41,6 @@ HELD_OUT_ROWS = 256
 """Clips that a held-out loss is taken over, at most."""
 COMPARED = 10
 """The first steps after which several processes compare their weights."""
-PIECE = 2**26
-"""Numbers of a gradient that processes exchange at a time: the copy that travels is on the CPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,15 +135,15 @@ def check_spread(config: LoopConfig, *, spread: bool) -> None:
     """Raise ConfigError where trained weights are spread and the optimiser cannot step on a part of each."""
     if spread and config.optimizer == "adamw_8bit":
         raise ConfigError(
-            "loop.optimizer: adamw_8bit has a scale for each 256 numbers of a weight, which FSDP would cut "
-            "elsewhere with every number of processes: take adamw, whose state FSDP spreads, or a config of "
-            "accelerate without FSDP"
+            "loop.optimizer: adamw_8bit has a scale for each 256 numbers of a weight, which would be cut "
+            "elsewhere with every number of processes: take adamw, whose state is spread, or a config of "
+            "accelerate by which each process has all weights"
         )
 
 
 def fit(
     name: str,
-    parameters: dict[str, Parameter],
+    parameters: dict[str, Parameter] | LocalShards,
     loss: Loss,
     heldout_loss: Callable[[], float],
     data: int | Batches,
@@ -160,8 +157,8 @@ def fit(
 
     Args:
         name: Of the stage, for the progress bar.
-        parameters: By name; the names are the checkpoint's.  Some may be spread by FSDP2; then the network
-            computes only if all processes do, and ``ranks.sharded`` says so.
+        parameters: By name; the names are the checkpoint's.  Some may be spread; then the network computes
+            only if all processes do, and ``ranks.sharded`` says so.
         loss: See ``Loss``.
         heldout_loss: Measured without gradient, with the averaged weights in place where there is an average;
             the same in every process.
@@ -178,10 +175,13 @@ def fit(
     """
     batches = RowBatches(data, config.batch_size, config.seed) if isinstance(data, int) else data
     about = {"num_rows": data} if isinstance(data, int) else {}
-    fitting = _Fitting(name, parameters, loss, batches, config, folder, about, ranks or Ranks())
+    ranks = ranks or Ranks()
+    shards = parameters if isinstance(parameters, LocalShards) else LocalShards(parameters, ranks)
+    fitting = _Fitting(name, shards, loss, batches, config, folder, about, ranks)
     fitting.run(heldout_loss)
     if fitting.ema is not None:
         fitting.ema.put()
+        shards.written()
 
 
 class _Fitting:
@@ -190,7 +190,7 @@ class _Fitting:
     def __init__(
         self,
         name: str,
-        parameters: dict[str, Parameter],
+        shards: LocalShards,
         loss: Loss,
         batches: Batches,
         config: LoopConfig,
@@ -205,8 +205,9 @@ class _Fitting:
             )
         self.name, self.loss, self.batches = name, loss, batches
         self.config, self.ranks = config, ranks
-        self.shards = LocalShards(parameters, ranks)
+        self.shards = shards
         self.optimizer = _optimizer(self.shards, config)
+        served = self.shards.serve(self.optimizer, config.max_grad_norm)
         # The weights start untrained: they must not linger in the average.
         self.ema = EMA(self.shards.own, config.ema_decay, warmup=True) if config.ema_decay else None
         if ranks.main:
@@ -217,7 +218,7 @@ class _Fitting:
             settings={"loop": asdict(config), **about},
             shards=self.shards,
             ema=self.ema,
-            optimizer=self.optimizer,
+            optimizer=served,
         )
         self.step, record = self.checkpoint.load()
         if len(set(ranks.exchange(self.step))) > 1:
@@ -274,7 +275,7 @@ class _Fitting:
         config, step = self.config, self.step
         last = step == config.steps
         if self.evaluated < step and (last or step % config.evaluate_every == 0):
-            with self.ema.applied() if self.ema else nullcontext(), torch.no_grad():
+            with self._averaged(), torch.no_grad():
                 heldout = heldout_loss()
             row = {"step": step, "loss": self.running, "heldout_loss": heldout, "grad_norm": self.norm}
             self.evaluated = step
@@ -286,6 +287,17 @@ class _Fitting:
         if self.saved < step and (last or step % config.save_every == 0):
             self._save()
 
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """While open, the model computes with the averaged weights, where there are any."""
+        if self.ema is None:
+            yield
+            return
+        with self.ema.applied():
+            self.shards.written()
+            yield
+        self.shards.written()
+
     def _save(self) -> None:
         self.saved = self.step
         if self.ranks.main or self.shards.spread:
@@ -295,7 +307,7 @@ class _Fitting:
 
     def _update(self) -> None:
         """One step."""
-        config, step, ranks, values = self.config, self.step, self.ranks, [*self.shards.whole.values()]
+        config, step, ranks = self.config, self.step, self.ranks
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * config.scale(step) * group["factor"]
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
@@ -303,28 +315,18 @@ class _Fitting:
         own = 0.0
         for part in self.loss(self.batches.next(step), generator):
             own += part.item()
-            part.backward()
-        self.shards.take_gradients()
-        said = ranks.exchange({"loss": own, "used": [one.grad is not None for one in values]})
-        value = sum(one["loss"] for one in said)
+            self.shards.backward(part)
+        value = sum(ranks.exchange(own))
         if not math.isfinite(value):
             raise FloatingPointError(f"{self.name}: the loss is {value} at step {step}; lower learning_rate")
-        used = [any(flags) for flags in zip(*(one["used"] for one in said), strict=True)]
-        for piece in _pieces([_grad(one) for one, has in zip(values, used, strict=True) if has]):
-            ranks.add_up(piece)
-        norm = self.shards.clip(config.max_grad_norm)
-        if not torch.isfinite(norm):
+        norm = self.shards.step()
+        if not math.isfinite(norm):
             raise FloatingPointError(
-                f"{self.name}: the gradient's norm is {norm.item()} at step {step}; lower learning_rate"
+                f"{self.name}: the gradient's norm is {norm} at step {step}; lower learning_rate"
             )
-        if isinstance(self.optimizer, Prodigy) and self.shards.spread:
-            prodigy.step(self.optimizer, self.shards)
-        else:
-            self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
         if self.ema is not None:
             self.ema.update()
-        self.step, self.norm, self.place = step + 1, norm.item(), self.batches.state()
+        self.step, self.norm, self.place = step + 1, norm, self.batches.state()
         self.running = value if self.running is None else 0.98 * self.running + 0.02 * value
         if self.compared < COMPARED:
             self.compared += 1
@@ -336,25 +338,6 @@ def _stop_together(ranks: Ranks, interruption: Interruption) -> None:
     asked = [number for number in ranks.exchange(interruption.received) if number is not None]
     if asked:
         raise Interrupted(asked[0])
-
-
-def _grad(parameter: Parameter) -> Tensor:
-    """Its gradient; zero where only other processes' examples reach it."""
-    if parameter.grad is None:
-        parameter.grad = torch.zeros_like(parameter)
-    return parameter.grad
-
-
-def _pieces(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """In order, of ``PIECE`` numbers or a single larger tensor."""
-    piece: list[Tensor] = []
-    for tensor in tensors:
-        if piece and sum(one.numel() for one in piece) + tensor.numel() > PIECE:
-            yield piece
-            piece = []
-        piece.append(tensor)
-    if piece:
-        yield piece
 
 
 def _optimizer(shards: LocalShards, config: LoopConfig) -> torch.optim.Optimizer:

@@ -7,21 +7,35 @@ sum right.  Groups and state are prodigyopt's, so that a checkpoint does not say
 """
 
 import math
+from collections.abc import Callable, Mapping
 
 import torch
 from prodigyopt import Prodigy
+from torch import Tensor
 
-from pretrain.local_shards import LocalShards
+from rlnsp.distributed import Ranks
+
+FLAT = ("s", "p0")
+"""State that has one dimension, whatever its parameter has."""
 
 
 @torch.no_grad()
-def step(optimizer: Prodigy, shards: LocalShards) -> None:
-    """One step of an optimiser of ``shards.own``, in one group; all processes call this."""
+def step(
+    optimizer: Prodigy, values: Mapping[str, Tensor], ranks: Ranks, counts: Callable[[str], bool]
+) -> None:
+    """One step of an optimiser in one group; all processes call this.
+
+    Args:
+        optimizer: whose only group has ``values``.
+        values: this process's part of each weight, by name.
+        ranks: the processes.
+        counts: whether a sum over all of them has this one's part of a name in it: each number once.
+    """
     (group,) = optimizer.param_groups
     beta1, beta2 = group["betas"]
     beta3, d, d0 = math.sqrt(beta2), group["d"], group["d0"]
     rate = d * group["lr"]
-    moving = [(name, value) for name, value in shards.own.items() if value.grad is not None]
+    moving = [(name, value) for name, value in values.items() if value.grad is not None]
     above = below = 0.0
     for name, value in moving:
         assert value.grad is not None
@@ -36,10 +50,10 @@ def step(optimizer: Prodigy, shards: LocalShards) -> None:
         state["exp_avg"].mul_(beta1).add_(value.grad, alpha=d * (1 - beta1))
         state["exp_avg_sq"].mul_(beta2).addcmul_(value.grad, value.grad, value=d * d * (1 - beta2))
         s.mul_(beta3).add_(gradient, alpha=d / d0 * rate)
-        if shards.counts(name):
+        if counts(name):
             above += d / d0 * rate * moved
             below += s.abs().sum().item()
-    above, below = (sum(values) for values in zip(*shards.ranks.exchange([above, below]), strict=True))
+    above, below = (sum(parts) for parts in zip(*ranks.exchange([above, below]), strict=True))
     if below == 0:
         return  # no gradient yet
     above += beta3 * group["d_numerator"]

@@ -28,6 +28,7 @@ from rlnsp.protocols import Policy, SplitsTokens
 from rlnsp.settings import ConfigError
 from rlnsp.sharding import Sharding, asked_for, is_of_another
 from rlnsp.types import Scores
+from rlnsp.zero import Zero
 
 T = TypeVar("T")
 
@@ -55,7 +56,7 @@ class Ranks:
         rank: int = 0,
         count: int = 1,
         timeout_s: float = 0.0,
-        sharding: Sharding | None = None,
+        sharding: Sharding | Zero | None = None,
         team_size: int = 1,
     ) -> None:
         self.rank, self.count, self.timeout_s, self.sharding = rank, count, timeout_s, sharding
@@ -75,6 +76,11 @@ class Ranks:
     def first(self) -> bool:
         """It judges its team's clips, and speaks for it."""
         return self.rank % self.team_size == 0
+
+    @property
+    def frozen_spread(self) -> bool:
+        """Whether frozen weights are, or will be, spread over the ranks."""
+        return self.sharding is not None and self.sharding.frozen
 
     def share(self, n: int) -> list[int]:
         """Which of ``n`` things this rank's team does."""
@@ -179,10 +185,10 @@ class Ranks:
                 "whole groups: raise it, or start fewer"
             )
         for name, number in (("trainer.scenes_per_iteration", num_scenes), ("held-out scenes", num_heldout)):
-            if self.sharding and number % self.count:
+            if self.frozen_spread and number % self.count:
                 raise ConfigError(
                     f"{name}: {number} cannot be shared evenly by {self.count} processes, as they must be "
-                    "where FSDP spreads the weights: give a multiple"
+                    "where the weights are spread over them: give a multiple"
                 )
 
     def shard(self, policy: Policy) -> None:
@@ -191,7 +197,7 @@ class Ranks:
         Raises:
             ConfigError: the policy cannot.
         """
-        if self.sharding:
+        if self.sharding and self.sharding.frozen:
             self.sharding.shard(policy, self.count)
         if self.team_size > 1:
             if not isinstance(policy, SplitsTokens):
@@ -200,7 +206,7 @@ class Ranks:
                     "split_tokens(): give it one (rlnsp.protocols.SplitsTokens), or set 1"
                 )
             policy.split_tokens(self.team_size)
-        self.sharded = self.sharding is not None or self.team_size > 1
+        self.sharded = self.frozen_spread or self.team_size > 1
 
     @contextmanager
     def computing(self) -> Iterator[None]:
@@ -315,7 +321,8 @@ def join(timeout_s: float, team_size: int = 1) -> Ranks:
         )
     if sharding and team_size > 1:
         raise ConfigError(
-            f"trainer.context_parallel is {team_size} and accelerate's config asks for FSDP: take one of them"
+            f"trainer.context_parallel is {team_size} and accelerate's config spreads the weights: take one "
+            "of them"
         )
     if count == 1:
         return Ranks()

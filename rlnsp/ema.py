@@ -5,13 +5,12 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
 
 class EMA:
     """Keeps average = decay average + (1 - decay) weights, in fp32, and lends it to the model."""
 
-    def __init__(self, parameters: Mapping[str, Parameter], decay: float, warmup: bool = False) -> None:
+    def __init__(self, parameters: Mapping[str, Tensor], decay: float, warmup: bool = False) -> None:
         """Start from the weights as they are.
 
         Args:

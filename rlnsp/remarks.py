@@ -24,7 +24,7 @@ def beginning(
     if ranks.count > 1:
         lines.append(
             f"{ranks.count} processes share the scenes of each iteration"
-            + (", and hold the frozen weights together" if ranks.sharding else "")
+            + (", and hold the frozen weights together" if ranks.frozen_spread else "")
             + (f"; each {ranks.team_size} in a row, a clip's tokens" if ranks.team_size > 1 else "")
         )
     if trainer.updates_per_rollout * trainer.minibatches == 1 and on_policy:

@@ -1,8 +1,8 @@
-"""Weights that several devices hold together: torch's FSDP2, as accelerate's config asks for it.
+"""Weights that several devices hold together, as accelerate's config asks for it: torch's FSDP2.
 
 RL spreads what is frozen.  What it trains stays whole on each of them: it is small, its gradients are added
 up as ever, and averages, optimiser and files know nothing of it.  Stages 1 and 2 spread what they train, too
-(``pretrain.local_shards``).
+(``pretrain.local_shards``).  DeepSpeed is in ``rlnsp.zero``.
 """
 
 import os
@@ -17,8 +17,10 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
 from torch.nn import Parameter
 
+from rlnsp import zero
 from rlnsp.protocols import Policy, Shards
 from rlnsp.settings import ConfigError
+from rlnsp.zero import Zero
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,8 @@ class Sharding:
     """Let go of the others' part of a module after its forward, and fetch it again for its backward."""
     offload: bool = False
     """Keep the own part on the CPU."""
+    frozen = True
+    """Frozen weights are spread."""
 
     def shard(self, policy: Policy, count: int) -> None:
         """Spread the frozen weights of a policy over ``count`` processes, all of which call this.
@@ -80,7 +84,7 @@ class Sharding:
         return spread
 
 
-def asked_for() -> Sharding | None:
+def asked_for() -> Sharding | Zero | None:
     """What accelerate launch says in the environment; None: every process holds all weights.
 
     Raises:
@@ -88,11 +92,7 @@ def asked_for() -> Sharding | None:
     """
     said = {name: value.lower() for name, value in os.environ.items()}
     if said.get("ACCELERATE_USE_DEEPSPEED") == "true":
-        raise ConfigError(
-            "accelerate's config asks for DeepSpeed, which is not supported: its checkpoints are pickles, "
-            "which rlnsp never reads. In the place of ZeRO-3 take configs/accelerate/fsdp2.yaml, and of "
-            "ZeRO-2 configs/accelerate/fsdp2_zero2.yaml"
-        )
+        return zero.asked_for(said)
     if said.get("ACCELERATE_USE_FSDP") != "true":
         return None
     if said.get("FSDP_VERSION", "1") != "2":

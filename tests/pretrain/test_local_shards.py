@@ -1,8 +1,8 @@
-"""A small net of awkward shapes, spread by FSDP2 over two processes, is trained and saved as in one."""
+"""A small net of awkward shapes, spread over two processes, is trained and saved as in one."""
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,16 @@ from safetensors import safe_open
 from torch import Generator, Tensor, nn
 from torch.nn import Parameter
 
-from benchmarks.two_processes import FSDP2, launch
+from benchmarks.two_processes import FSDP2, ZERO2, ZERO3, launch
 from pretrain import prodigy, stages
 from pretrain.diffusion import DiffusionConfig
 from pretrain.local_shards import LocalShards
 from pretrain.loop import LoopConfig, fit
+from pretrain.zero_shards import ZeroModel
 from rlnsp.config import ConfigError
 from rlnsp.distributed import Ranks, join
 from rlnsp.sharding import Sharding
+from rlnsp.zero import Zero
 
 CONFIGS = {
     "adamw": LoopConfig(steps=12, learning_rate=1e-2),
@@ -70,10 +72,17 @@ class Model(nn.Module):
 def train(folder: Path, config: LoopConfig, ranks: Ranks, *, stops: bool = False) -> None:
     """All steps, or until the middle of one; of three rows a step one process has two."""
     model, steps = Model(), 0
-    if ranks.sharding:
+    call: Callable[[Callable[[], Tensor]], Tensor] = lambda work: work()  # noqa: E731
+    parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    trained: Any = parameters
+    if isinstance(ranks.sharding, Sharding):
         alone = {model.net.gain}
         ranks.sharding.spread([model.net.layers, model.net], ranks.count, "cpu", whole=alone)
-        ranks.sharded = True
+        trained = dict(model.named_parameters())
+    if isinstance(ranks.sharding, Zero):
+        taken = ZeroModel(model, ["before", "net"], ranks, ranks.sharding)
+        trained, call = taken.shards(parameters, ranks), taken.compute
+    ranks.sharded = ranks.sharding is not None
 
     def loss(rows: Tensor, generator: Generator) -> Iterator[Tensor]:
         nonlocal steps
@@ -85,11 +94,13 @@ def train(folder: Path, config: LoopConfig, ranks: Ranks, *, stops: bool = False
         for first in range(0, len(rows), ranks.count):
             at = first + ranks.rank
             here = at < len(rows)
-            error = (model(x[at]) - y[at]).square().sum() if here else 0 * model(torch.zeros(5)).sum()
-            yield 5 * error / len(rows)
+            at_work = (lambda at=at: (model(x[at]) - y[at]).square().sum()) if here else idle
+            yield 5 * call(at_work) / len(rows)
 
-    parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
-    fit("stage", parameters, loss, lambda: 0.0, 8, config, folder, ranks)
+    def idle() -> Tensor:
+        return 0 * model(torch.zeros(5)).sum()
+
+    fit("stage", trained, loss, lambda: 0.0, 8, config, folder, ranks)
 
 
 def work(folder: Path) -> int:
@@ -157,7 +168,10 @@ def test_an_optimiser_that_cannot_step_on_a_part_is_refused_before_anything_is_w
     assert not output.exists()
 
 
-def test_what_two_hold_together_is_trained_saved_and_resumed_as_what_one_has(tmp_path: Path) -> None:
+@pytest.mark.parametrize("told", [FSDP2, ZERO2, ZERO3], ids=["FSDP2", "ZeRO-2", "ZeRO-3"])
+def test_what_two_hold_together_is_trained_saved_and_resumed_as_what_one_has(
+    tmp_path: Path, told: dict[str, str]
+) -> None:
     start = {name: value.detach().clone() for name, value in Model().named_parameters()}
     one, two = tmp_path / "one", tmp_path / "two"
     for name, config in CONFIGS.items():
@@ -166,7 +180,7 @@ def test_what_two_hold_together_is_trained_saved_and_resumed_as_what_one_has(tmp
         assert all((tensors[f"parameter.{key}"] - value).abs().max() > 1e-4 for key, value in start.items())
         with pytest.raises(Stopped):
             train(two / name / "from one", config, Ranks(), stops=True)
-    processes = launch(work, (two,), tmp_path / "log", 2, FSDP2)
+    processes = launch(work, (two,), tmp_path / "log", 2, told)
     for process in processes:
         process.join(60)
         process.kill()
@@ -181,7 +195,9 @@ def test_what_two_hold_together_is_trained_saved_and_resumed_as_what_one_has(tmp
 
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 def test_prodigys_step_is_the_librarys_to_the_bit_where_nothing_is_spread(decay: Any) -> None:
-    def stepped(step: Callable[[Prodigy, LocalShards], Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def stepped(
+        step: Callable[[Prodigy, Mapping[str, Tensor]], Any],
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
         model = Model()
         shards = LocalShards(dict(model.named_parameters()), Ranks())
         optimizer = Prodigy([*shards.own.values()], weight_decay=decay)
@@ -191,10 +207,10 @@ def test_prodigys_step_is_the_librarys_to_the_bit_where_nothing_is_spread(decay:
             optimizer.param_groups[0]["lr"] = 1 - at / 100
             if at != 1:
                 (model(torch.randn(5, generator=generator)) - 3).square().sum().backward()
-            step(optimizer, shards)
+            step(optimizer, shards.own)
         return {k: v.detach() for k, v in shards.own.items()}, optimizer.param_groups[0]
 
-    weights, group = stepped(prodigy.step)
+    weights, group = stepped(lambda optimizer, own: prodigy.step(optimizer, own, Ranks(), lambda name: True))
     others, other = stepped(lambda optimizer, _: optimizer.step())
     assert group["d"] > 10 * group["d0"]
     assert all(weights[name].equal(value) for name, value in others.items())
