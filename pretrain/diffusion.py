@@ -256,7 +256,10 @@ class _Flow:
         own = torch.arange(len(batch.scenes))
         parts = [rows for rows in own.split(config.micro_batch_size or max(len(own), 1)) if len(rows)]
         # Where the DiT computes only if all processes do, they must do so as often, forward and backward.
-        most = max(self.ranks.exchange(len(parts))) if self.ranks.sharded else len(parts)
+        counts, kept = [len(parts)], False
+        if self.ranks.sharded:
+            said = self.ranks.exchange([len(parts), batch.hidden is not None])
+            counts, kept = [count for count, _ in said], any(kept for _, kept in said)
 
         def loss(part: Batch) -> Tensor:
             assert part.latents is not None
@@ -269,18 +272,17 @@ class _Flow:
 
         for rows in parts:
             yield self.compute(partial(loss, batch.take(rows)))
-        for _ in range(most - len(parts)):
-            yield self.compute(partial(self._idle, size[1:], geometry))
+        for _ in range(max(counts) - len(parts)):
+            yield self.compute(partial(self._idle, size[1:], geometry, kept=kept))
 
-    def _idle(self, latent: tuple[int, int], geometry: Geometry) -> Tensor:
-        """Zero, by way of the whole DiT."""
-        model, queries = self.model, self.model.connector.queries
-        nothing = torch.zeros(1, *latent, device=model.device)
-        embeds = torch.zeros(1, len(queries), model.connector.config["out"], device=model.device)
-        embeds.requires_grad_(any(value.requires_grad for value in model.connector.parameters()))
-        mask = torch.ones(embeds.shape[:2], dtype=torch.bool, device=model.device)
-        idle = Condition(embeds=embeds, mask=mask, null_embeds=embeds, null_mask=mask)
-        at = torch.ones(1, device=model.device)
+    def _idle(self, latent: tuple[int, int], geometry: Geometry, *, kept: bool) -> Tensor:
+        """Zero, by way of all that others compute with; ``kept``: they have what Qwen says."""
+        model = self.model
+        nothing, at = torch.zeros(1, *latent, device=model.device), torch.ones(1, device=model.device)
+        if kept:
+            idle = model.translate(torch.cat([self._null_hidden()] * 2))
+        else:
+            idle = model.encode_texts([""], template=TEMPLATES[self.config.text])
         return 0 * model.flow_loss(nothing, at, nothing, idle, geometry=geometry).sum()
 
     def _condition(self, batch: Batch) -> Condition:
@@ -289,9 +291,12 @@ class _Flow:
             texts = [text_of(scene, self.config.text) for scene in batch.scenes]
             template = TEMPLATES[self.config.text]
             return model.encode_texts(texts, template=template, clips=batch.contexts)
+        return model.translate(torch.cat([batch.hidden.to(model.device), self._null_hidden()]))
+
+    def _null_hidden(self) -> Tensor:
         if self._null is None:
-            self._null = model.read_texts([])  # as frozen as the rest
-        return model.translate(torch.cat([batch.hidden.to(model.device), self._null]))
+            self._null = self.model.read_texts([])  # as frozen as the rest
+        return self._null
 
 
 def _shift(model: UnifiedModel, geometry: Geometry | None = None) -> float:

@@ -137,8 +137,8 @@ class ZeroShards(LocalShards):
             whole = sum(math.prod(shape) for shape in self.shapes.values())
             here = sum(window.count for window in self.windows.values())
             sys.stdout.write(
-                f"{ranks.count} processes train together by ZeRO-{how.stage}: {here:,} of {whole:,} weights "
-                "here\n"
+                f"{ranks.count} processes hold what is trained together, by ZeRO-{how.stage}: {here:,} of "
+                f"{whole:,} here\n"
             )
         return _Unflattened(optimizer, groups, self)
 

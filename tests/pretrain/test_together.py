@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from benchmarks.two_processes import FSDP2, launch
+from benchmarks.two_processes import FSDP2, ZERO2, ZERO3, launch
 from pretrain import precompute
 from pretrain.diffusion import _Flow
 from rlnsp.cli import main
@@ -124,17 +124,20 @@ def metrics(output: Path) -> list[dict[str, float]]:
     return [{name: value for name, value in json.loads(line).items() if name != "seconds"} for line in lines]
 
 
-def assert_same(one: Path, other: Path, start: Path) -> None:
-    """Two outputs' weights agree to rounding, and are not those of ``start``."""
+def assert_same(one: Path, other: Path, start: Path, atol: float = 2e-5) -> None:
+    """Two outputs' weights agree to rounding, and are not those of ``start``.
+
+    Gradients of an attention's keys are next to nothing here, and AdamW divides them by their own size.
+    """
     found, expected, before = weights(other / "policy"), weights(one / "policy"), weights(start)
     assert max((value - before[name]).abs().max().item() for name, value in expected.items()) > 1e-3
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=0, atol=2e-5)
+        torch.testing.assert_close(found[name], value, rtol=0, atol=atol)
 
 
 def held_here(said: str) -> float:
-    """The share of the DiT that the first of two processes said that it holds."""
-    (found,) = re.findall("2 processes hold the DiT together: ([0-9,]+) of ([0-9,]+) here", said)
+    """The share of the DiT, or of what is trained, that the first of two processes said that it holds."""
+    (found,) = re.findall("2 processes hold .* together.*: ([0-9,]+) of ([0-9,]+) here", said)
     here, whole = (int(number.replace(",", "")) for number in found)
     return here / whole
 
@@ -172,24 +175,26 @@ def test_two_processes_precompute_and_train_as_one_does(given: Path, alone: Path
     assert_same(runs[1], runs[2], given / "tiny")
 
 
+@pytest.mark.parametrize("told", [AS_ZERO_2, ZERO2, ZERO3], ids=["FSDP2", "ZeRO-2", "ZeRO-3"])
 def test_two_that_hold_the_weights_together_train_as_one_does(
-    given: Path, alone: Path, tmp_path: Path
+    given: Path, alone: Path, tmp_path: Path, told: dict[str, str]
 ) -> None:
-    codes, (said, other) = both(words(given, tmp_path / "two"), tmp_path / "log", told=AS_ZERO_2)
+    codes, (said, other) = both(words(given, tmp_path / "two"), tmp_path / "log", told=told)
     assert codes == [0, 0], (said, other)
     assert other == ""
     assert held_here(said) == pytest.approx(0.5, abs=0.01)
     assert metrics(tmp_path / "two") == [pytest.approx(row, rel=1e-4) for row in metrics(alone)]
-    assert_same(alone, tmp_path / "two", given / "tiny")
+    assert_same(alone, tmp_path / "two", given / "tiny", atol=2e-5 if told == AS_ZERO_2 else 1e-4)
     assert described(tmp_path / "two" / "policy") == described(alone / "policy")
 
 
+@pytest.mark.parametrize("told", [FSDP2, ZERO3], ids=["FSDP2", "ZeRO-3"])
 def test_two_that_hold_a_frozen_dit_together_train_its_connector_as_one_does(
-    given: Path, tmp_path: Path
+    given: Path, tmp_path: Path, told: dict[str, str]
 ) -> None:
     more = "sft.train=[queries,connector]", "sft.loop.steps=2"
     assert main(words(given, tmp_path / "one", *more)) == 0
-    codes, (said, other) = both(words(given, tmp_path / "two", *more), tmp_path / "log", told=FSDP2)
+    codes, (said, other) = both(words(given, tmp_path / "two", *more), tmp_path / "log", told=told)
     assert codes == [0, 0], (said, other)
     assert held_here(said) == pytest.approx(0.5, abs=0.01)
     assert metrics(tmp_path / "two") == [pytest.approx(row, rel=1e-4) for row in metrics(tmp_path / "one")]
@@ -202,6 +207,7 @@ def test_two_that_hold_a_frozen_dit_together_train_its_connector_as_one_does(
         ("killed", {}, [1, -signal.SIGKILL], "another process of the run has ended"),
         ("stopped", {}, [143, 143], "interrupted and saved; go on by: rlnsp sft"),
         ("stopped", FSDP2, [143, 143], "interrupted and saved; go on by: rlnsp sft"),
+        ("stopped", ZERO2, [143, 143], "interrupted and saved; go on by: rlnsp sft"),
     ],
 )
 def test_what_ends_one_process_ends_both_and_one_goes_on(
@@ -217,16 +223,17 @@ def test_what_ends_one_process_ends_both_and_one_goes_on(
     assert_same(alone, tmp_path / "run", given / "tiny")
 
 
+@pytest.mark.parametrize("told", [FSDP2, ZERO3], ids=["FSDP2", "ZeRO-3"])
 def test_a_kill_ends_two_that_hold_the_weights_together_and_one_goes_on_from_their_last_checkpoint(
-    given: Path, alone: Path, tmp_path: Path
+    given: Path, alone: Path, tmp_path: Path, told: dict[str, str]
 ) -> None:
     more = "sft.loop.save_every=2", "sft.gradient_checkpointing=true"
     argv = words(given, tmp_path / "run", *more)
-    codes, (said, other) = both(argv, tmp_path / "log", "killed", FSDP2)
+    codes, (said, other) = both(argv, tmp_path / "log", "killed", told)
     assert codes == [1, -signal.SIGKILL], (said, other)
     assert "another process of the run has ended" in said
     assert "Traceback" not in said
     assert (tmp_path / "run" / "sft" / "checkpoint.safetensors").is_file()
     assert main(argv) == 0
     assert metrics(tmp_path / "run") == [pytest.approx(row, rel=1e-4) for row in metrics(alone)]
-    assert_same(alone, tmp_path / "run", given / "tiny")
+    assert_same(alone, tmp_path / "run", given / "tiny", atol=2e-5 if told == FSDP2 else 1e-4)
