@@ -8,7 +8,8 @@ DeepSpeed's own checkpoints are pickles, and are neither written nor read.
 import io
 import logging
 import warnings
-from contextlib import redirect_stdout
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +45,8 @@ class Zero:
         From then on each must call the network as often as any other.
 
         Raises:
-            ConfigError: the policy does not say which modules may be spread; or DeepSpeed is not installed.
+            ConfigError: the policy does not say which modules may be spread, or one of them has trained and
+                frozen weights of its own; or DeepSpeed is not installed.
         """
         if not isinstance(policy, Shards):
             raise ConfigError(
@@ -53,15 +55,11 @@ class Zero:
             )
         modules = policy.shards()
         within = {id(inner) for module in modules for inner in module.modules() if inner is not module}
-        trained: list[Any] = [value for _, value in policy.named_trainable()]
+        trained = {id(value) for _, value in policy.named_trainable()}
         for module in modules:
             if id(module) not in within:
-                self.engine(module, count)
-        for value in trained:
-            if hasattr(value, "ds_id"):
-                # Fetched once and never let go of, so that whatever works on it finds it whole.
-                value.ds_persist = True
-                value.all_gather()
+                with _hidden(module, trained):
+                    self.engine(module, count)
 
     def engine(
         self, module: nn.Module, count: int, optimizer: Optimizer | None = None, max_grad_norm: float = 0.0
@@ -87,6 +85,7 @@ class Zero:
             "zero_optimization": {
                 "stage": self.stage,
                 "sub_group_size": 10**12,  # the optimiser sees all weights of a group at once
+                "memory_efficient_linear": False,  # else it replaces torch's, which rounds differently
             },
         }
         with redirect_stdout(io.StringIO()), warnings.catch_warnings():
@@ -123,6 +122,29 @@ def asked_for(said: dict[str, str]) -> Zero:
             raise ConfigError(f"accelerate's config: deepspeed_config: {reason}; got {said[name]}")
     stage = said.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "none")
     return Zero(stage=int(stage) if stage.isdecimal() else 0)
+
+
+@contextmanager
+def _hidden(module: nn.Module, trained: Collection[int]) -> Iterator[None]:
+    """While open, submodules of trained weights are not there: DeepSpeed leaves them as they are."""
+    before = []
+    try:
+        for outer in [*module.modules()]:
+            before.append((outer, dict(outer._modules)))
+            for name, inner in before[-1][1].items():
+                kinds = {id(value) in trained for value in inner.parameters(recurse=False)} if inner else {}
+                if len(kinds) == 2:
+                    raise ConfigError(
+                        f"accelerate's config asks for ZeRO-3, but {name}, a {type(inner).__name__}, has "
+                        "trained weights beside frozen ones: take configs/accelerate/fsdp2.yaml"
+                    )
+                if kinds == {True}:
+                    del outer._modules[name]
+        yield
+    finally:
+        for outer, modules in before:
+            outer._modules.clear()
+            outer._modules.update(modules)
 
 
 _OFFLOAD = (

@@ -1,9 +1,12 @@
-"""FSDP2 on the CPU: two processes that hold the tiny policy's frozen weights together."""
+"""FSDP2 and ZeRO-3 on the CPU: two processes that hold the tiny policy's frozen weights together."""
+
+import json
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
-from benchmarks.two_processes import FSDP2, UNIFIED, launch
+from benchmarks.two_processes import FSDP2, UNIFIED, ZERO3, launch
 from policies.unified import Unified
 from rlnsp.settings import (
     EvaluationConfig,
@@ -75,7 +78,19 @@ def weights(run, step):
     return load_file(run / "checkpoints" / f"step-{step}" / "trained.safetensors")
 
 
-def test_sharded_processes_train_as_whole_ones_do_to_the_bit_though_one_has_nothing_to_learn(two):
+def gradients(run, step):
+    """AdamW's mean of them."""
+    state = load_file(run / "checkpoints" / f"step-{step}" / "optimizer.safetensors")
+    return {name: value for name, value in state.items() if name.endswith(".exp_avg")}
+
+
+def rewards(run):
+    """Of each iteration."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [row["reward"] for row in rows if "reward" in row]
+
+
+def test_sharded_processes_train_as_whole_ones_do_though_one_has_nothing_to_learn(two):
     whole, codes, _ = two("whole", "bright_in_one", {})
     assert codes == [0, 0]
     sharded, codes, (said, _) = two("sharded", "bright_in_one", FSDP2)
@@ -83,10 +98,20 @@ def test_sharded_processes_train_as_whole_ones_do_to_the_bit_though_one_has_noth
     assert "hold the frozen weights together" in said
     one, other = weights(whole, 2), weights(sharded, 2)
     assert all(one[name].equal(other[name]) for name in one)
+    sharded, codes, (said, other) = two("by deepspeed", "bright_in_one", ZERO3)
+    assert codes == [0, 0], (said, other)
+    assert "hold the frozen weights together" in said
+    assert rewards(sharded) == pytest.approx(rewards(whole), rel=1e-6)
+    # DeepSpeed fetches weights to other places in memory, by which products are rounded.
+    one, other = gradients(whole, 2), gradients(sharded, 2)
+    largest = max(float(value.abs().max()) for value in one.values())
+    for name, value in one.items():
+        torch.testing.assert_close(other[name], value, rtol=0, atol=1e-5 * largest)
 
 
-def test_a_sharded_run_ends_and_is_saved_when_one_process_is_killed(two):
-    run, codes, (said, _) = two("killed", "kills", FSDP2)
+@pytest.mark.parametrize("how", [FSDP2, ZERO3], ids=["FSDP2", "ZeRO-3"])
+def test_a_sharded_run_ends_and_is_saved_when_one_process_is_killed(two, how):
+    run, codes, (said, _) = two("killed", "kills", how)
     assert codes == [1, -9]
     assert "another process of the run has ended" in said
     assert weights(run, 1)

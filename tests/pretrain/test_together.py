@@ -127,7 +127,8 @@ def metrics(output: Path) -> list[dict[str, float]]:
 def assert_same(one: Path, other: Path, start: Path, atol: float = 2e-5) -> None:
     """Two outputs' weights agree to rounding, and are not those of ``start``.
 
-    Gradients of an attention's keys are next to nothing here, and AdamW divides them by their own size.
+    Gradients of an attention's keys are next to nothing here, and AdamW divides them by their own size: how
+    they are rounded shows.
     """
     found, expected, before = weights(other / "policy"), weights(one / "policy"), weights(start)
     assert max((value - before[name]).abs().max().item() for name, value in expected.items()) > 1e-3
