@@ -9,7 +9,8 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from prodigyopt import Prodigy
@@ -24,7 +25,8 @@ from rlnsp.distributed import Ranks
 from rlnsp.zero import Zero
 
 
-class Window(NamedTuple):
+@dataclass(frozen=True)
+class Window:
     """Where in an optimiser's tensor this process's part of a weight is."""
 
     flat: Tensor
@@ -32,7 +34,7 @@ class Window(NamedTuple):
     start: int
     count: int
     first: int
-    """Of the weight's numbers, the first that is here."""
+    """Which of the weight's numbers is the first that is here."""
 
     def on(self, values: Tensor) -> Tensor:
         """(1, count): the part of ``values``, which are laid out as ``flat``."""
@@ -123,7 +125,7 @@ class ZeroShards(LocalShards):
         how, ranks = self.model.how, self.ranks
         if isinstance(optimizer, Prodigy):
             optimizer = _Prodigy(optimizer, ranks)
-        self.model.engine = how.engine(self.model, ranks.count, optimizer, max_grad_norm)
+        self.model.engine = how.engine(self.model, optimizer, max_grad_norm)
         within: Any = self.model.engine.optimizer
         locate = _window_of_stage_3 if how.stage == 3 else _window_of_stage_2
         self.windows = {name: locate(value, within, ranks) for name, value in self.parameters.items()}

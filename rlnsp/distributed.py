@@ -174,6 +174,14 @@ class Ranks:
         whole = [one[:size] for one, size in zip(everyones or [], sizes, strict=False)]
         return whole[:: self.team_size]
 
+    def in_a_row(self, own: Tensor) -> Tensor:
+        """(n * count,) on the CPU, every rank's ``own`` (n,) by rank."""
+        parts = [torch.empty_like(own, device="cpu") for _ in range(self.count)]
+        with self._exchanging():
+            self.exchange(None)
+            dist.all_gather(parts, own.detach().cpu())
+        return torch.cat(parts)
+
     def check(self, num_scenes: int, num_heldout: int) -> None:
         """Raise ConfigError if there is no work for every rank, or not the same where there must be."""
         if num_scenes < self.teams:
@@ -210,11 +218,11 @@ class Ranks:
 
     @contextmanager
     def computing(self) -> Iterator[None]:
-        """A block in which a sharded network, too, may find out that another rank has ended."""
+        """A block in which a network or an optimiser that is spread may find out that a rank has ended."""
         try:
             yield
         except RuntimeError as error:
-            if not self.sharded or not is_of_another(error):
+            if not (self.sharded or self.sharding) or not is_of_another(error):
                 raise
             raise self._lost() from error
 

@@ -92,7 +92,7 @@ def asked_for() -> Sharding | Zero | None:
     """
     said = {name: value.lower() for name, value in os.environ.items()}
     if said.get("ACCELERATE_USE_DEEPSPEED") == "true":
-        return zero.asked_for(said)
+        return zero.asked_for(os.environ)
     if said.get("ACCELERATE_USE_FSDP") != "true":
         return None
     if said.get("FSDP_VERSION", "1") != "2":

@@ -33,6 +33,8 @@ from rlnsp.rundir import RunFolder
 from rlnsp.scoring import BuiltReward, Judging, RewardFailed, build_rewards, check_scenes, keep_records
 from rlnsp.settings import RunConfig
 from rlnsp.types import Batch, Scene, Scores, Trajectory
+from rlnsp.zero import Zero
+from rlnsp.zero_optimizer import ZeroOptimizer
 
 
 def train(config: RunConfig, output: Path, resume: bool = False) -> int:
@@ -114,6 +116,8 @@ class Run:
         optimizer = make_optimizer(self.policy, trainer)
         trained = dict(self.policy.named_trainable())
         self.ranks.spread(list(trained.values()))
+        if isinstance(self.ranks.sharding, Zero):
+            optimizer = ZeroOptimizer(optimizer, self.ranks)
         self.ema = EMA(trained, trainer.ema_decay) if trainer.ema_decay else None
         self.old = EMA(trained, decay=0.0) if isinstance(algorithm, SamplesWithAverage) else None
         self.optimise = Optimisation(

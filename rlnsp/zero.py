@@ -8,10 +8,10 @@ DeepSpeed's own checkpoints are pickles, and are neither written nor read.
 import io
 import logging
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -24,15 +24,8 @@ from rlnsp.settings import ConfigError
 class Zero:
     """How."""
 
-    stage: int
+    stage: Literal[2, 3]
     """2: gradients and optimiser states of what is trained; 3: all weights, too."""
-
-    def __post_init__(self) -> None:
-        if self.stage not in (2, 3):
-            raise ConfigError(
-                f"accelerate's config: deepspeed_config.zero_stage is {self.stage}; give 2 or 3, or take "
-                "configs/accelerate/ddp.yaml, by which each process has all weights"
-            )
 
     @property
     def frozen(self) -> bool:
@@ -40,7 +33,7 @@ class Zero:
         return self.stage == 3
 
     def shard(self, policy: Policy, count: int) -> None:
-        """Spread the frozen weights of a policy over the processes, all of which call this.
+        """Spread the frozen weights of a policy over ``count`` processes, which are all and all call this.
 
         From then on each must call the network as often as any other.
 
@@ -51,7 +44,7 @@ class Zero:
         if not isinstance(policy, Shards):
             raise ConfigError(
                 f"accelerate's config asks for ZeRO-3, but the policy {type(policy).__name__} has no "
-                "shards(): give it one (rlnsp.protocols.Shards), or start it by a config without DeepSpeed"
+                "shards(): give it one (rlnsp.protocols.Shards), or start it by a config without ZeRO-3"
             )
         modules = policy.shards()
         within = {id(inner) for module in modules for inner in module.modules() if inner is not module}
@@ -59,19 +52,24 @@ class Zero:
         for module in modules:
             if id(module) not in within:
                 with _hidden(module, trained):
-                    self.engine(module, count)
+                    self.engine(module)
 
     def engine(
-        self, module: nn.Module, count: int, optimizer: Optimizer | None = None, max_grad_norm: float = 0.0
+        self,
+        module: nn.Module,
+        optimizer: Optimizer | None = None,
+        max_grad_norm: float = 0.0,
+        *,
+        at_once: bool = False,
     ) -> Any:
         """DeepSpeed's engine of a module, whose weights it takes over; all processes call this.
 
         Args:
             module: what is spread.
-            count: of processes.
-            optimizer: of the module's trained parameters; where there is one, a gradient is the sum over the
-                processes if the loss is ``count`` times this one's part.
+            optimizer: of the module's trained parameters; it steps on the mean of the processes' gradients.
             max_grad_norm: of the whole gradient, which is scaled down to it; 0 leaves it.
+            at_once: gradients are given between backward passes, for a step each time; else each backward
+                pass adds to them, until the caller steps.
 
         Raises:
             ConfigError: DeepSpeed is not installed.
@@ -79,7 +77,7 @@ class Zero:
         deepspeed = _deepspeed()
         settings = {
             "train_micro_batch_size_per_gpu": 1,  # it counts samples by it, and nothing else
-            "managed_gradient_accumulation": False,  # a step is when step() is called
+            "managed_gradient_accumulation": at_once,  # not: a step is when step() is called
             "gradient_clipping": max_grad_norm,
             "zero_allow_untested_optimizer": True,
             "zero_optimization": {
@@ -102,26 +100,23 @@ def norm_of(engine: Any) -> float:
     return float(found)
 
 
-def asked_for(said: dict[str, str]) -> Zero:
-    """What accelerate launch says of DeepSpeed in the environment ``said``, in lower case.
+def asked_for(said: Mapping[str, str]) -> Zero:
+    """What accelerate launch says of DeepSpeed in the environment ``said``.
 
     Raises:
         ConfigError: something that is not supported.
     """
-    refused = {
-        "ACCELERATE_DEEPSPEED_CONFIG_FILE": "deepspeed_config_file is not read: give zero_stage, 2 or 3",
-        "ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": _OFFLOAD,
-        "ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE": _OFFLOAD,
-        "ACCELERATE_GRADIENT_CLIPPING": "gradient_clipping is the run's to say: max_grad_norm",
-        "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": (
-            "gradient_accumulation_steps is the run's to say: micro_batch_size"
-        ),
-    }
-    for name, reason in refused.items():
-        if said.get(name, "none") not in ("none", "1"):
-            raise ConfigError(f"accelerate's config: deepspeed_config: {reason}; got {said[name]}")
-    stage = said.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "none")
-    return Zero(stage=int(stage) if stage.isdecimal() else 0)
+    for name, reason in _REFUSED.items():
+        given = said.get(f"ACCELERATE_{name}", "none")
+        if given.lower() not in ("none", "1"):
+            raise ConfigError(f"accelerate's config: deepspeed_config: {reason}; got {given}")
+    stage = said.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "nothing")
+    if stage not in ("2", "3"):
+        raise ConfigError(
+            f"accelerate's config: deepspeed_config.zero_stage is {stage}; give 2 or 3, or take "
+            "configs/accelerate/ddp.yaml, by which each process has everything"
+        )
+    return Zero(stage=2 if stage == "2" else 3)
 
 
 @contextmanager
@@ -151,6 +146,13 @@ _OFFLOAD = (
     "weights and states that wait on the CPU are not supported with DeepSpeed: take "
     "configs/accelerate/fsdp2.yaml with fsdp_offload_params: true"
 )
+_REFUSED = {
+    "DEEPSPEED_CONFIG_FILE": "deepspeed_config_file is not read: give zero_stage, 2 or 3",
+    "DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": _OFFLOAD,
+    "DEEPSPEED_OFFLOAD_PARAM_DEVICE": _OFFLOAD,
+    "GRADIENT_CLIPPING": "gradient_clipping is the run's to say: max_grad_norm",
+    "GRADIENT_ACCUMULATION_STEPS": "gradient_accumulation_steps is the run's to say: micro_batch_size",
+}
 
 
 def _deepspeed() -> Any:

@@ -132,7 +132,7 @@ def weights(run, name="trained"):
     ("said", "message"),
     [
         ({"WORLD_SIZE": "3"}, "context_parallel is 2, but 3 processes are no multiple of it"),
-        ({"WORLD_SIZE": "2", **FSDP2}, "context_parallel is 2 and accelerate's config asks for FSDP"),
+        ({"WORLD_SIZE": "2", **FSDP2}, "context_parallel is 2 and accelerate's config spreads"),
     ],
 )
 def test_teams_that_cannot_be_made_up_are_refused(said, message, monkeypatch):

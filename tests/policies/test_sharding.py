@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from benchmarks.two_processes import FSDP2, UNIFIED, ZERO3, launch
+from benchmarks.two_processes import FSDP2, UNIFIED, ZERO2, ZERO3, launch
 from policies.unified import Unified
 from rlnsp.settings import (
     EvaluationConfig,
@@ -44,14 +44,14 @@ def two(policy_folder, tmp_path):
     """Trains in two processes."""
     (tmp_path / "mine.py").write_text(REWARDS)
 
-    def trained(name, reward, said):
+    def trained(name, reward, said, iterations=2, resume=False):
         config = RunConfig(
             policy=Slot(use="unified", config={"folder": str(policy_folder), "lora": {"rank": 2}}),
             rewards={"mine": RewardSlot(use=f"{tmp_path / 'mine.py'}:{reward}")},
             algorithm=Slot(use="grpo", config={"kl_coefficient": 0.0}),
             sampler=SamplerConfig(num_steps=3, window=WindowConfig(size=2)),
             trainer=TrainerConfig(
-                num_iterations=2,
+                num_iterations=iterations,
                 scenes_per_iteration=2,
                 group_size=3,
                 micro_batch_size=4,
@@ -63,7 +63,7 @@ def two(policy_folder, tmp_path):
             evaluation=EvaluationConfig(num_scenes=2, bootstrap=10, keep_clips=0),
         )
         run = tmp_path / name
-        processes = launch(train, (config, run), run.with_suffix(".log"), 2, said, [UNIFIED])
+        processes = launch(train, (config, run, resume), run.with_suffix(".log"), 2, said, [UNIFIED])
         for process in processes:
             process.join(60)
         codes = [process.exitcode for process in processes]
@@ -109,7 +109,19 @@ def test_sharded_processes_train_as_whole_ones_do_though_one_has_nothing_to_lear
         torch.testing.assert_close(other[name], value, rtol=0, atol=1e-5 * largest)
 
 
-@pytest.mark.parametrize("how", [FSDP2, ZERO3], ids=["FSDP2", "ZeRO-3"])
+def test_an_optimiser_whose_state_is_spread_steps_and_goes_on_as_a_whole_one_to_the_bit(two):
+    whole, *_ = two("whole", "bright_in_one", {}, iterations=3)
+    two("on", "bright_in_one", {}, iterations=1)
+    for name, told in (("spread", ZERO2), ("on", ZERO2)):
+        run, codes, (said, other) = two(name, "bright_in_one", told, iterations=3, resume=name == "on")
+        assert codes == [0, 0], (said, other)
+        for found in (weights, gradients):
+            ours, expected = found(run, 3), found(whole, 3)
+            assert ours.keys() == expected.keys()
+            assert all(ours[key].equal(expected[key]) for key in expected)
+
+
+@pytest.mark.parametrize("how", [FSDP2, ZERO2, ZERO3], ids=["FSDP2", "ZeRO-2", "ZeRO-3"])
 def test_a_sharded_run_ends_and_is_saved_when_one_process_is_killed(two, how):
     run, codes, (said, _) = two("killed", "kills", how)
     assert codes == [1, -9]
