@@ -65,7 +65,7 @@ def two(policy_folder, tmp_path):
         run = tmp_path / name
         processes = launch(train, (config, run, resume), run.with_suffix(".log"), 2, said, [UNIFIED])
         for process in processes:
-            process.join(60)
+            process.join(150)
         codes = [process.exitcode for process in processes]
         for process in processes:
             process.kill()  # one that hangs

@@ -30,7 +30,9 @@ CONFIGS = {
     "prodigy": LoopConfig(steps=12, learning_rate=1.0, optimizer="prodigy"),
 }
 CONFIGS = {
-    name: replace(config, batch_size=3, warmup=2, ema_decay=0.8, save_every=5, max_grad_norm=0.5)
+    name: replace(
+        config, batch_size=3, warmup=2, ema_decay=0.8, save_every=5, max_grad_norm=0.5, evaluate_every=4
+    )
     for name, config in CONFIGS.items()
 }
 STOPS_AT = 7
@@ -100,7 +102,10 @@ def train(folder: Path, config: LoopConfig, ranks: Ranks, *, stops: bool = False
     def idle() -> Tensor:
         return 0 * model(torch.zeros(5)).sum()
 
-    fit("stage", trained, loss, lambda: 0.0, 8, config, folder, ranks)
+    def heldout() -> float:
+        return call(lambda: model(torch.ones(5)).square().sum()).item()
+
+    fit("stage", trained, loss, heldout, 8, config, folder, ranks)
 
 
 def work(folder: Path) -> int:
@@ -131,6 +136,13 @@ def saved(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return {key: file.get_tensor(key) for key in file.keys()}, notes  # noqa: SIM118
 
 
+def heldout_losses(folder: Path) -> list[float]:
+    """By the averaged weights, after every fourth step."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [4, 8, 12]
+    return [row["heldout_loss"] for row in rows]
+
+
 def assert_like(found: Path, expected: Path) -> None:
     """Two checkpoints after the last step are one: names, shapes, numbers."""
     (tensors, notes), (others, other_notes) = saved(found), saved(expected)
@@ -140,6 +152,7 @@ def assert_like(found: Path, expected: Path) -> None:
     assert notes["optimizer"]["numbers"] == other_notes["optimizer"]["numbers"]
     for group, other in zip(notes["optimizer"]["groups"], other_notes["optimizer"]["groups"], strict=True):
         assert group == {k: pytest.approx(v, rel=1e-4) if type(v) is float else v for k, v in other.items()}
+    assert heldout_losses(found) == pytest.approx(heldout_losses(expected), rel=1e-4)
     assert tensors.keys() == others.keys()
     for key, value in others.items():
         if key.endswith(".p0") and not value.any():
@@ -182,7 +195,7 @@ def test_what_two_hold_together_is_trained_saved_and_resumed_as_what_one_has(
             train(two / name / "from one", config, Ranks(), stops=True)
     processes = launch(work, (two,), tmp_path / "log", 2, told)
     for process in processes:
-        process.join(60)
+        process.join(150)
         process.kill()
     assert [process.exitcode for process in processes] == [0, 0], (tmp_path / "log.0").read_text()
     for name, config in CONFIGS.items():
