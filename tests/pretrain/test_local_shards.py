@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from pretrain import prodigy, stages
 from pretrain.diffusion import DiffusionConfig
 from pretrain.local_shards import LocalShards
 from pretrain.loop import LoopConfig, fit
-from pretrain.zero_shards import ZeroModel
+from pretrain.zero_shards import ZeroModel, _window_of_stage_3
 from rlnsp.config import ConfigError
 from rlnsp.distributed import Ranks, join
 from rlnsp.sharding import Sharding
@@ -204,6 +205,16 @@ def test_what_two_hold_together_is_trained_saved_and_resumed_as_what_one_has(
         shutil.copytree(two / name / "to one", tmp_path / "went on" / name)
         train(tmp_path / "went on" / name, config, Ranks())
         assert_like(tmp_path / "went on" / name, one / name)
+
+
+def test_of_a_small_weight_processes_behind_its_end_have_nothing() -> None:
+    flat = torch.arange(9.0)
+    optimizer = SimpleNamespace(
+        grad_position={7: (0, 3, 2)}, get_param_id=lambda value: 7, fp32_partitioned_groups_flat=[flat]
+    )
+    found = [_window_of_stage_3(SimpleNamespace(ds_numel=5), optimizer, Ranks(r, 4)) for r in range(4)]
+    assert [(window.first, window.count) for window in found] == [(0, 2), (2, 2), (4, 1), (5, 0)]
+    assert [window.on(flat).tolist() for window in found] == [[[3, 4]], [[3, 4]], [[3]], [[]]]
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.1])
