@@ -160,7 +160,7 @@ class ZeroShards(LocalShards):
         if self.model.how.stage == 2:
             engine.optimizer.update_lp_params()
             return
-        engine.empty_partition_cache()
+        engine.optimizer.empty_partition_cache()
         for name, value in self.parameters.items():
             part: Any = value
             part.ds_tensor[: self.windows[name].count].copy_(self.own[name].flatten())
