@@ -138,8 +138,8 @@ def _scene(row: Row, *, need_context: bool, need_files: bool) -> Scene:
     for key, value in said.items():
         if isinstance(value, str) and not _is_text(value):
             raise ManifestError(
-                f"{where}: {key!r} is not text that can be written as UTF-8; got {value!r}: rename the file, or "
-                "write the text anew"
+                f"{where}: {key!r} is not text that can be written as UTF-8; got {value!r}: rename the file, "
+                "or write the text anew"
             )
     fps = said.get("fps")
     if fps is not None and (
