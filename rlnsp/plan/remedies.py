@@ -43,6 +43,7 @@ def _candidates(run: RunConfig) -> list[tuple[str, Callable[[RunConfig], RunConf
         ("dtype", "bf16", "bf16"),
         ("gradient_checkpointing", True, "true"),
         ("decode_batch_size", 1, "1"),
+        ("offload", ["comprehension", "vae"], "[comprehension,vae]"),
     ):
         if key in own and own[key] != value:
             candidates.append((f"policy.config.{key}={written}", _policy(key, value)))
