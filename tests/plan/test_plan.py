@@ -166,6 +166,18 @@ def test_what_does_not_fit_is_made_to_by_settings_each_of_which_helps(run, costs
     assert plan_of(again).peak == pytest.approx(found[-1].plan.peak)
 
 
+def test_no_remedy_leaves_a_device_without_a_scene(run, costs):
+    """Twelve scenes of two devices may become six, but not three."""
+    several = replace(run, trainer=replace(run.trainer, scenes_per_iteration=12))
+
+    def plan_of(one):
+        return planned(one, costs, devices=2, memory=1.0)
+
+    found = [one.override for one in remedies(several, plan_of)]
+    assert "trainer.scenes_per_iteration=6" in found
+    assert "trainer.scenes_per_iteration=3" not in found
+
+
 def test_the_command_tells_what_would_fit_and_by_its_exit_code_whether_the_run_does(capsys):
     assert cli.main(["plan", *GRPO, *SMALL, "--memory-gb", "0.05", "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
