@@ -47,8 +47,8 @@ class Costs:
         return 2.0 * self.outline.read_parameters * self.outline.read_tokens * rows
 
     def reading_bytes(self, rows: int) -> float:
-        """The most memory of reading so many scenes at once; 0 where the outline does not tell."""
-        return self._once("reading", rows, 1.0).bytes if self.outline.reader else 0.0
+        """The most memory of reading so many scenes at once, of an outline that has a reader."""
+        return self._once("reading", rows, 1.0).bytes
 
     def _once(self, kind: str, batch: int, guidance_scale: float) -> Cost:
         key = kind, batch, guidance_scale

@@ -120,6 +120,9 @@ def estimate(run: RunConfig, costs: Costs, *, devices: int, memory: float, rates
     weights: dict[str, dict[str, float]] = {}
     for name, part in outline.parts.items():
         weights.setdefault(part.phase, {})[f"weights of the {name}"] = part.bytes
+    reading = weights.get("reading", {})
+    if outline.reader is not None:
+        reading["reading"] = costs.reading_bytes(groups + 1)
     return Plan(
         devices=devices,
         memory=memory,
@@ -132,7 +135,7 @@ def estimate(run: RunConfig, costs: Costs, *, devices: int, memory: float, rates
             "conditions": (groups + 1) * length * width * outline.condition_bytes,
         },
         phases={
-            "reading": {**weights.get("reading", {}), "reading": costs.reading_bytes(groups + 1)},
+            **({"reading": reading} if reading else {}),
             # What the rollout keeps are lists; at the end, when they are joined, both are there.
             "rollout": {
                 "steps kept": samples * latent * (1 + max(map(_joining, windows))),
