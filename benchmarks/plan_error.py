@@ -24,14 +24,16 @@ from benchmarks.pages import fill, page_to_write
 from benchmarks.random_ltx import SIZE_TINY, random_ltx
 from benchmarks.random_wan import TINY_TRANSFORMER, TINY_VAE, random_wan
 from policies.ltx_video import LTXVideo
+from policies.outlines import TEXT_TOKENS
 from policies.unified import Unified
+from policies.unified.comprehension import NEXT_SCENE
 from policies.wan import Wan
 from rlnsp import config
 from rlnsp.plan.costs import Costs
 from rlnsp.plan.estimate import GIB, Rates, estimate
 from rlnsp.randomness import Randomness
 from rlnsp.rollout import rollout
-from rlnsp.types import Condition
+from rlnsp.types import Condition, Scene
 from rlnsp.world import scenes
 
 MARKS = ("<!-- plan error -->", "<!-- /plan error -->")
@@ -71,12 +73,14 @@ PIPELINES: dict[str, tuple[Any, dict[str, Any]]] = {
 
 
 def compared(batches: tuple[int, ...] = (2, 8)) -> Iterator[Compared]:
-    """A model call, a training step and a decoding, by policy, settings and batch; and a whole rollout."""
+    """A model call, a training step, a reading, a decoding, by policy, settings and batch; and a rollout."""
     for name, own in CASES.items():
         settings = Unified.Config(device="cpu", **own)
         policy, costs = Unified(settings), Costs(Unified.outline(settings))
         for batch in batches:
             yield from of_calls(name, policy, costs, batch)
+        if not settings.gradient_checkpointing:  # which is of the denoiser
+            yield of_reading(name, policy, costs, max(batches))
     settings = Unified.Config(device="cpu")
     policy, costs = Unified(settings), Costs(Unified.outline(settings))
     for batch in batches:
@@ -116,6 +120,21 @@ def of_calls(name: str, policy: Any, costs: Costs, batch: int) -> Iterator[Compa
         measured = peak_bytes(partial(_call, policy, x, sigma, condition, train))
         what = f"{name}: {'training step' if train else 'model call'} of {batch}"
         yield Compared(what=what, planned=cost.bytes, measured=measured)
+
+
+def of_reading(name: str, policy: Unified, costs: Costs, rows: int) -> Compared:
+    """Of texts as long as the plan takes them to be, the null row among them."""
+    text, reader = "", policy.model.comprehension
+    while len(reader.tokenizer(reader.prompt(NEXT_SCENE.format(text)))["input_ids"]) < TEXT_TOKENS:
+        text += " ball"
+    chosen = [Scene(id=str(row), context=text) for row in range(rows - 1)]
+
+    def work() -> None:
+        with torch.no_grad():
+            policy.encode(chosen)
+
+    what = f"{name}: reading of {rows - 1}"
+    return Compared(what=what, planned=costs.reading_bytes(rows), measured=peak_bytes(work))
 
 
 def of_decoding(name: str, policy: Any, costs: Costs, batch: int) -> Iterator[Compared]:

@@ -67,6 +67,9 @@ def outline(
     reader: nn.Module,
     read_tokens: int,
     pixels: Callable[[Any, Tensor], Tensor],
+    phases: Mapping[str, str] | None = None,
+    reads: Callable[[int], tuple[nn.Module, Callable[[int], object]]] | None = None,
+    read_layers: int = 0,
 ) -> Outline:
     """What ``Outlines.outline`` answers for a model of ours.
 
@@ -80,6 +83,9 @@ def outline(
         reader: the text model, without its table of embeddings.
         read_tokens: a scene's.
         pixels: of the model and latents (B, C, f, h, w), what its VAE makes.
+        phases: of parts that wait elsewhere, the one in which they are used; see ``Part.phase``.
+        reads: ``Outline.reader``.
+        read_layers: of the text model.
     """
     lora = config.lora
 
@@ -100,7 +106,7 @@ def outline(
     adapted, _ = denoiser(blocks)
     grid = grid_of(model_of(1))
     return Outline(
-        parts={name: _size(part) for name, part in parts.items()},
+        parts={name: _size(part, (phases or {}).get(name, "")) for name, part in parts.items()},
         trained=sum(value.numel() for value in adapted.parameters() if value.requires_grad),
         blocks=blocks,
         denoiser=denoiser,
@@ -112,6 +118,8 @@ def outline(
         decode_batch_size=config.decode_batch_size,
         read_parameters=sum(value.numel() for value in reader.parameters()),
         read_tokens=read_tokens,
+        reader=reads,
+        read_layers=read_layers,
     )
 
 
@@ -125,11 +133,12 @@ def text_encoder_only(text_encoder: nn.Module) -> Any:
     return SimpleNamespace(text_encoder=text_encoder, tokenizer=None)
 
 
-def _size(part: nn.Module) -> Part:
+def _size(part: nn.Module, phase: str) -> Part:
     values = list(part.parameters())
     return Part(
         parameters=sum(value.numel() for value in values),
         bytes=sum(value.numel() * value.element_size() for value in values),
+        phase=phase,
     )
 
 

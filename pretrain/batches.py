@@ -139,8 +139,15 @@ class ClipBatches:
         return int(self._order[1][place])
 
 
-def first_examples(source: Source, n: int, skipped: Skipped, ranks: Ranks | None = None) -> list[Batch]:
-    """The first ``n`` usable rows, in order, as one batch a shape, shared by the processes."""
+def first_examples(
+    source: Source, n: int, skipped: Skipped, ranks: Ranks | None = None, which: str = ""
+) -> list[Batch]:
+    """The first ``n`` usable rows, in order, as one batch a shape, shared by the processes.
+
+    Raises:
+        ConfigError: there is none; it says ``which`` clips.
+        RankEnded: another process has ended.
+    """
     ranks = ranks or Ranks()
     shapes: dict[Shape, list[Example | None]] = {}
     found = 0
@@ -158,5 +165,5 @@ def first_examples(source: Source, n: int, skipped: Skipped, ranks: Ranks | None
         if found == n:
             break
     if not found:
-        raise ConfigError(f"no clip can be used; {skipped.path} has the reasons")
+        raise ConfigError(f"no {which}clip can be used; {skipped.path} has the reasons")
     return [batch_of(shape, examples) for shape, examples in shapes.items()]

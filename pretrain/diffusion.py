@@ -163,7 +163,8 @@ def train_diffusion(
             rank 0 has all of it on return, on the CPU.
 
     Raises:
-        ConfigError: a scene without the text that is trained on; and as ``pretrain.loop.fit``.
+        ConfigError: a scene without the text that is trained on, or no held-out clip that can be used; and as
+            ``pretrain.loop.fit``.
     """
     ranks = ranks or Ranks()
     if config.text == "caption" and config.drop < 1:
@@ -181,11 +182,10 @@ def train_diffusion(
     else:
         spread = SpreadDiT(model, ranks)
     flow = _Flow(model, config, ranks, spread.compute)
-    heldout: list[Batch] = []
+    # Before the first step: where none can be used, that is no news to have at the first evaluation.
+    heldout = first_examples(data["heldout"], HELD_OUT_ROWS, skipped, ranks, "held-out ")
 
     def heldout_loss() -> float:
-        if not heldout:
-            heldout.extend(first_examples(data["heldout"], HELD_OUT_ROWS, skipped, ranks))
         # The same noise each time: the curve then shows the model, not the draw.
         generator = torch.Generator().manual_seed(0)
         drop = 1.0 if config.drop == 1 else 0.0

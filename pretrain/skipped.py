@@ -20,7 +20,8 @@ class Skipped:
         if cut and writes:  # a process was killed while it wrote: its clip is met, and listed, again
             with written_whole(path) as aside:
                 aside.write_text(whole + "\n" if whole else "", encoding="utf-8")
-        self.ids = {json.loads(line)["id"] for line in whole.splitlines()}
+        # Only at \n: an id may hold other line separators, such as U+2028.
+        self.ids = {json.loads(line)["id"] for line in whole.split("\n") if line}
 
     def add(self, scene: Scene, error: UnusableVideo) -> None:
         """List it, unless it is."""

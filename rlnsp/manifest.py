@@ -135,6 +135,12 @@ def _scene(row: Row, *, need_context: bool, need_files: bool) -> Scene:
     for key in ("context", "caption", "split", *_PATHS):
         if not isinstance(said.get(key), str | None):
             raise ManifestError(f"{where}: {key!r} must be a string; got {said[key]!r}")
+    for key, value in said.items():
+        if isinstance(value, str) and not _is_text(value):
+            raise ManifestError(
+                f"{where}: {key!r} is not text that can be written as UTF-8; got {value!r}: rename the file, "
+                "or write the text anew"
+            )
     fps = said.get("fps")
     if fps is not None and (
         isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps < float("inf")
@@ -150,6 +156,15 @@ def _scene(row: Row, *, need_context: bool, need_files: bool) -> Scene:
         split=said.get("split") or "train",
         columns={key: value for key, value in said.items() if key not in _FIELDS},
     )
+
+
+def _is_text(value: str) -> bool:
+    """No lone surrogate, as a file's name that is not UTF-8 has."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _file(row: Row, key: str, need: bool) -> Path | None:

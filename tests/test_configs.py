@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from pretrain.curate.settings import CurateConfig
 from pretrain.stages import PretrainConfig, SFTConfig
 from rlnsp import config, plugins
 from rlnsp.benchmark import suite
@@ -91,6 +92,14 @@ def test_every_shipped_stage_loads_by_its_name(folder, schema):
     assert {"world", "nsp_paper"} <= set(found)
     for name in found:
         config.load_typed(schema, name, folder=folder)
+
+
+def test_clips_are_trained_on_in_the_shapes_in_which_they_are_curated():
+    """Another aspect would lose most of a tall video to the cropping."""
+    cut = config.load_typed(CurateConfig, "paper", folder="curate").clips
+    assert [cut.height, cut.width] in cut.shapes
+    for folder, schema in (("pretrain", PretrainConfig), ("sft", SFTConfig)):
+        assert config.load_typed(schema, "nsp_paper", folder=folder).data.shapes == cut.shapes
 
 
 def test_the_papers_stages_see_as_many_clips_as_the_paper_says():

@@ -19,7 +19,10 @@ from torch.distributed.run import get_args_parser
 
 from benchmarks.two_processes import UNIFIED, launch
 from rewards.nsp_reward.command import JudgeCommand
+from rlnsp import config
+from rlnsp.benchmark import suite
 from rlnsp.cli import main
+from rlnsp.manifest import read_manifest
 from tests import pages
 from tests.chat_server import Said, speaking
 from tests.policies.tiny import GEOMETRY, make_policy_folder
@@ -59,9 +62,9 @@ SMALL = {
         *(f"parts.{part}.path={TINY}" for part in ("transformer", "vae", "scheduler")),
         *(f"geometry.{name}={value}" for name, value in SIZE.items()),
         *(setting for stage in STAGES for setting in loop(f"text_to_video.{stage}")),
-        *("transformer.num_queries=4", "data.workers=1", "threads=1", "device=cpu"),
+        *("transformer.num_queries=4", "data.shapes=[]", "data.workers=1", "threads=1", "device=cpu"),
     ],
-    "sft": [*loop("sft"), "data.workers=1", "threads=1", "device=cpu"],
+    "sft": [*loop("sft"), "data.shapes=[]", "data.workers=1", "threads=1", "device=cpu"],
     "plan": [
         *RUN,
         "trainer.scenes_per_iteration=16",  # a multiple of the devices
@@ -182,6 +185,16 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (images / "3.json").write_text('{"split": "heldout"}')
     make_policy_folder(tmp_path / TINY)
     return tmp_path
+
+
+def test_the_page_s_benchmark_is_of_every_prompt() -> None:
+    """The config evaluates fewer on its way."""
+    (words,) = (one for one in map(pages.words, pages.commands(PAGE)) if one[1] == "eval")
+    asked = suite.load(words[words.index("--prompts") + 1])
+    given = [word for word in words if word.startswith("evaluation.")]
+    run = config.load(words[words.index("--config") + 1], given)
+    everyone = read_manifest(asked.prompts)
+    assert len(suite.scenes_of(suite.measured_by(run, asked), asked.by)) == len(everyone) == 216
 
 
 @pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")  # LTX's own, under autocast

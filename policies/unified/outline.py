@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTXVideo
 from diffusers.models.transformers.transformer_ltx import LTXVideoTransformer3DModel
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from policies import ltx, outlines
+from policies.autocast import autocast
 from policies.unified.comprehension import Comprehension
 from policies.unified.connector import Connector
 from policies.unified.model import UnifiedModel
@@ -20,6 +23,10 @@ from rlnsp.pretrained import DTYPES
 
 if TYPE_CHECKING:
     from policies.unified.policy import Unified
+
+
+USED = {"comprehension": ("comprehension", "reading"), "vae": ("VAE", "decoding")}
+"""Of what may wait elsewhere, its name here and when it is used."""
 
 
 def outline(config: Unified.Config) -> Outline:
@@ -61,6 +68,21 @@ def outline(config: Unified.Config) -> Outline:
         at = latents.new_full((len(latents),), 0.0) if vae.config["timestep_conditioning"] else None
         return model.vae.decode(latents.to(dtype), at, return_dict=False)[0]
 
+    def reads(layers: int) -> tuple[nn.Module, Callable[[int], object]]:
+        text: Any = copy.deepcopy(qwen.model.language_model)
+        text.layers = text.layers[:layers]
+
+        def read(rows: int) -> None:  # as ``Comprehension.forward`` does
+            with autocast(torch.device("cpu"), dtype):
+                words, asked = (
+                    torch.empty(rows, length, width, dtype=dtype)
+                    for length in (outlines.TEXT_TOKENS, between["num_queries"])
+                )
+                before = text(inputs_embeds=words, use_cache=True).past_key_values
+                text(inputs_embeds=asked, past_key_values=before, use_cache=True)
+
+        return text, read
+
     blocks = settings["transformer"].get("num_layers", 28)
     parts: dict[str, Any] = {
         "comprehension": qwen,
@@ -78,4 +100,7 @@ def outline(config: Unified.Config) -> Outline:
         reader=layers,
         read_tokens=between["num_queries"] + outlines.TEXT_TOKENS,
         pixels=pixels,
+        phases=dict(USED[part] for part in config.offload),
+        reads=reads,
+        read_layers=len(layers),
     )

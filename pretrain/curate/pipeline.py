@@ -122,7 +122,7 @@ class Pipeline:
             "video": name,
             "caption": said,
             "fps": config.clips.fps,
-            "split": _split(video.id, config.heldout),
+            "split": _split(video, config.heldout),
             "source": video.columns.get("source") or video.id,
             "start": round(part.start, 3),
             "seconds": round(part.end - part.start, 3),
@@ -169,7 +169,7 @@ async def _together(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     return [task.result() for task in tasks]
 
 
-def _split(id: str, heldout: float) -> str:
-    """By a hash, so that more videos change no other's split."""
-    share = int.from_bytes(hashlib.sha256(id.encode()).digest()[:8], "big") / 2**64
-    return "heldout" if share < heldout else "train"
+def _split(video: Scene, heldout: float) -> str:
+    """By a hash, so that more videos change no other's split; what its data set holds out stays held out."""
+    share = int.from_bytes(hashlib.sha256(video.id.encode()).digest()[:8], "big") / 2**64
+    return "heldout" if video.split == "heldout" or share < heldout else "train"

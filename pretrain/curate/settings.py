@@ -85,7 +85,8 @@ class CurateConfig:
     rewrites: int = 3
     """How often a preceding scene that fails a check is written anew."""
     heldout: float = 0.0
-    """Share of the videos whose pairs get the split heldout, by a hash of the video's id."""
+    """Share of the videos whose pairs get the split heldout, by a hash of the video's id; those that are
+    heldout in their data set get it anyway."""
     prompts: str = "paper"
     """A packaged set, or a folder with files of the same names."""
     frames: FramesConfig = field(default_factory=FramesConfig)

@@ -2,9 +2,9 @@
 
 Forms: a manifest (JSON lines); a folder with one; a folder of videos; tar shards, one or a folder of them; a
 data set of ``datasets``, saved to disk, parquet or JSON.  In folders and shards the files of a row have one
-name: ``NAME.mp4`` the video, ``NAME.json`` what a manifest's line would say, ``NAME.txt`` the caption.  Where
-pictures are asked for, one may stand in the video's place.  Rows are read when they are asked for; kept are
-their places.
+name: ``NAME.mp4`` the video, ``NAME.json`` what a manifest's line would say, ``NAME.txt`` the caption.  In
+shards a name ends at its first dot, as WebDataset has it; in folders it may have more.  Where pictures are
+asked for, one may stand in the video's place.  Rows are read when they are asked for; kept are their places.
 """
 
 import json
@@ -19,12 +19,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rlnsp.dataset import hub_format
+from rlnsp.dataset.safety import UnsafePath, inside
 from rlnsp.dataset.shards import open_shard
 from rlnsp.settings import ConfigError
 
 MANIFEST = "manifest.jsonl"
 VIDEOS = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+BESIDE = (".json", ".context.txt", ".txt")
+"""What may stand beside a video; the longer ending before the one that it ends in."""
 MAX_TEXT = 1_000_000
 """Bytes of a row's .json or .txt."""
 
@@ -102,7 +105,7 @@ def _folder(path: Path, suffixes: Sequence[str]) -> Rows:
     if hub_format.is_saved(path) or any(path.glob("*.parquet")):
         return _tables(path)
     shards, names = sorted(path.glob("*.tar")), sorted(_files(path))
-    videos = _grouped(names, suffixes)
+    videos = _grouped(path, names, suffixes, _to_known_ending)
     if shards and videos:
         raise ConfigError(f"{path}: has tar shards and videos; put them into folders of their own")
     if not shards and not videos:
@@ -149,6 +152,8 @@ def _object(text: str, where: str, remedy: str) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         message = f"{where}: not valid JSON ({error.msg} at column {error.colno}); {remedy}"
         raise ConfigError(message) from error
+    except (RecursionError, ValueError) as error:  # lists too deep for Python's reader, or numbers too long
+        raise ConfigError(f"{where}: not JSON that can be read ({error}); {remedy}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{where}: must be a JSON object; got {type(values).__name__}")
     return values
@@ -161,17 +166,45 @@ def _files(folder: Path) -> Iterator[str]:
             yield (Path(above) / name).relative_to(folder).as_posix()
 
 
-def _grouped(names: Iterable[str], suffixes: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Names by what they share up to the first dot, as WebDataset has it; of each, by what follows.
+def _grouped(
+    where: Path, names: Iterable[str], suffixes: Sequence[str], split: Callable[[str], tuple[str, str]]
+) -> dict[str, dict[str, str]]:
+    """Names by what they share, of each by its ending; only those of which one has one of the ``suffixes``.
 
-    Only those of which one has one of the ``suffixes``.
+    Args:
+        where: for messages.
+        names: of files, hidden ones among them, which are left out.
+        suffixes: of what makes a row.
+        split: of a file's name, the row's own name and the ending.
+
+    Raises:
+        ConfigError: two videos share a name.
     """
     groups: dict[str, dict[str, str]] = defaultdict(dict)
     for name in names:
         path = PurePosixPath(name)
-        stem, dot, rest = path.name.partition(".")
-        groups[str(path.parent / stem)][dot + rest.lower()] = name
+        stem, ending = split(path.name)
+        if not stem or path.name.startswith("."):
+            continue
+        group = groups[str(path.parent / stem)]
+        other = next((group[suffix] for suffix in VIDEOS if suffix in group), None)
+        if other is not None and ending.lower() in VIDEOS:
+            raise ConfigError(f"{where}: {other} and {name} are two videos of one name; rename one")
+        group[ending.lower()] = name
     return {key: group for key, group in groups.items() if any(suffix in suffixes for suffix in group)}
+
+
+def _to_first_dot(name: str) -> tuple[str, str]:
+    """As WebDataset tells a key from what it is of."""
+    stem, dot, rest = name.partition(".")
+    return stem, dot + rest
+
+
+def _to_known_ending(name: str) -> tuple[str, str]:
+    """Names of people's own files may have dots in them."""
+    low = name.lower()
+    ending = next((one for one in (*VIDEOS, *PICTURES, *BESIDE) if low.endswith(one)), "")
+    return name[: len(name) - len(ending)], ending
 
 
 def _videos(folder: Path, groups: Mapping[str, Mapping[str, str]]) -> Rows:
@@ -179,14 +212,16 @@ def _videos(folder: Path, groups: Mapping[str, Mapping[str, str]]) -> Rows:
 
     def read(row: int) -> Row:
         key = keys[row]
-        return _of_files(
-            folder / key, folder, key, groups[key], lambda name: _start(folder / name), prefix=""
-        )
+        return _of_files(folder / key, folder, key, groups[key], lambda name: _start(folder, name), prefix="")
 
     return Rows([(len(keys), read)])
 
 
-def _start(path: Path) -> bytes:
+def _start(folder: Path, name: str) -> bytes:
+    try:
+        path = inside(name, folder)
+    except UnsafePath as error:
+        raise ConfigError(f"{folder / name}: {error}; put the file itself there, or drop it") from error
     with path.open("rb") as file:
         return file.read(MAX_TEXT + 1)
 
@@ -204,7 +239,7 @@ def _shards(paths: Sequence[Path], suffixes: Sequence[str]) -> Rows:
 
 def _shard_part(path: Path, suffixes: Sequence[str]) -> tuple[int, Callable[[int], Row]]:
     shard = open_shard(path)
-    groups = _grouped(shard.members, suffixes)
+    groups = _grouped(path, shard.members, suffixes, _to_first_dot)
     keys = list(groups)  # in the shard's own order, which is that of its bytes
 
     def read(row: int) -> Row:

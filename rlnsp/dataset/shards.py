@@ -9,7 +9,7 @@ import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from rlnsp.dataset.safety import UnsafePath, check_name
@@ -58,11 +58,12 @@ def _indexed(path: Path, changed: int, size: int) -> Shard:
                 for member in tar:
                     if member.isdir():
                         continue
-                    _check(path, member, members)
+                    name = str(PurePosixPath(member.name))  # tar of a whole folder writes ./NAME
+                    _check(path, member, name, members)
                     if member.offset_data + member.size > size:
                         broken = f"breaks off in {member.name!r}"
                         break
-                    members[member.name] = member.offset_data, member.size
+                    members[name] = member.offset_data, member.size
             except tarfile.TarError as error:
                 broken = f"breaks off ({error})"
             # A header that cannot be read ends the iteration as the end does, but that is of zeros.
@@ -75,15 +76,15 @@ def _indexed(path: Path, changed: int, size: int) -> Shard:
     return Shard(path=path, members=members, broken=broken)
 
 
-def _check(path: Path, member: tarfile.TarInfo, members: Mapping[str, object]) -> None:
+def _check(path: Path, member: tarfile.TarInfo, name: str, members: Mapping[str, object]) -> None:
     try:
         check_name(member.name)
     except UnsafePath as error:
         raise ConfigError(f"{path}: member {member.name!r} {error}; make the shard anew") from error
     if not member.isreg() or member.issparse():
         raise ConfigError(f"{path}: member {member.name!r} is no plain file; make the shard without it")
-    if member.name in members:
-        raise ConfigError(f"{path}: two members are named {member.name!r}; make the shard anew")
+    if name in members:
+        raise ConfigError(f"{path}: two members are named {name!r}; make the shard anew")
 
 
 def _goes_on(file: BinaryIO, offset: int) -> bool:

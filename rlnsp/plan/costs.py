@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -45,20 +46,43 @@ class Costs:
         """Operations: two a parameter and token."""
         return 2.0 * self.outline.read_parameters * self.outline.read_tokens * rows
 
+    def reading_bytes(self, rows: int) -> float:
+        """The most memory of reading so many scenes at once, of an outline that has a reader."""
+        return self._once("reading", rows, 1.0).bytes
+
     def _once(self, kind: str, batch: int, guidance_scale: float) -> Cost:
         key = kind, batch, guidance_scale
         if key not in self._known:
+            outline, train = self.outline, kind == "training"
             if kind == "decoding":
-                self._known[key] = _decoding(self.outline, batch)
+                self._known[key] = _decoding(outline, batch)
+            elif kind == "reading":
+                self._known[key] = _of_layers(lambda n: _reading(outline, n, batch), outline.read_layers)
             else:
-                train = kind == "training"
-                two, three = (_call(self.outline, n, batch, guidance_scale, train=train) for n in (2, 3))
-                more = self.outline.blocks - 2  # what a block adds, it adds each time
-                self._known[key] = Cost(
-                    flops=two.flops + more * (three.flops - two.flops),
-                    bytes=two.peak + more * (three.peak - two.peak),
+                self._known[key] = _of_layers(
+                    lambda n: _call(outline, n, batch, guidance_scale, train=train), outline.blocks
                 )
         return self._known[key]
+
+
+def _of_layers(tally_of: Callable[[int], Tally], layers: int) -> Cost:
+    """Of so many, by what two and three take: what a layer adds, it adds each time."""
+    two, three = tally_of(2), tally_of(3)
+    more = layers - 2
+    return Cost(
+        flops=two.flops + more * (three.flops - two.flops), bytes=two.peak + more * (three.peak - two.peak)
+    )
+
+
+def _reading(outline: Outline, layers: int, rows: int) -> Tally:
+    assert outline.reader is not None
+    module, read = outline.reader(layers)
+
+    def work() -> None:
+        with torch.no_grad():
+            read(rows)
+
+    return tallied(module, work)
 
 
 def _decoding(outline: Outline, batch: int) -> Cost:

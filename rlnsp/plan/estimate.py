@@ -117,11 +117,17 @@ def estimate(run: RunConfig, costs: Costs, *, devices: int, memory: float, rates
         "training": (step + _references(run) * one_call) * transitions * trainer.updates_per_rollout,
     }
     peak = rates.tflops * 1e12
+    weights: dict[str, dict[str, float]] = {}
+    for name, part in outline.parts.items():
+        weights.setdefault(part.phase, {})[f"weights of the {name}"] = part.bytes
+    reading = weights.get("reading", {})
+    if outline.reader is not None:
+        reading["reading"] = costs.reading_bytes(groups + 1)
     return Plan(
         devices=devices,
         memory=memory,
         stays={
-            **{f"weights of the {name}": part.bytes for name, part in outline.parts.items()},
+            **weights.get("", {}),
             "adapter": outline.trained * FP32,
             "its gradient": outline.trained * FP32,
             "optimiser": outline.trained * STATE[trainer.optimizer],
@@ -129,12 +135,17 @@ def estimate(run: RunConfig, costs: Costs, *, devices: int, memory: float, rates
             "conditions": (groups + 1) * length * width * outline.condition_bytes,
         },
         phases={
+            **({"reading": reading} if reading else {}),
             # What the rollout keeps are lists; at the end, when they are joined, both are there.
             "rollout": {
                 "steps kept": samples * latent * (1 + max(map(_joining, windows))),
                 "a model call": calls.bytes,
             },
-            "decoding": {"steps kept": 3 * kept, "decoding": decoding.bytes},
+            "decoding": {
+                **weights.get("decoding", {}),
+                "steps kept": 3 * kept,
+                "decoding": decoding.bytes,
+            },
             "training": {
                 "steps kept": 3 * kept + samples * latent,
                 "their batch": 3 * transitions * latent,

@@ -22,6 +22,8 @@ class Part:
     parameters: int
     bytes: int
     """Of its weights, in the precision that they are held in."""
+    phase: str = ""
+    """The one phase in which it is on the device, 'reading' or 'decoding'; empty: it is there throughout."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +54,11 @@ class Outline:
     """Of the text model, those that every token passes through."""
     read_tokens: int
     """A scene's, at the most."""
+    reader: Callable[[int], tuple[nn.Module, Callable[[int], object]]] | None = None
+    """The text model with that many layers, and what reads so many scenes; None: what that takes beside the
+    weights is not counted."""
+    read_layers: int = 0
+    """Of the text model."""
 
 
 @runtime_checkable

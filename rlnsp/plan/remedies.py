@@ -25,7 +25,7 @@ def remedies(run: RunConfig, plan_of: Callable[[RunConfig], Plan]) -> list[Remed
     """
     found: list[Remedy] = []
     before = plan_of(run)
-    for override, changed in _candidates(run):
+    for override, changed in _candidates(run, before.devices):
         if before.fits:
             break
         tried = changed(run)
@@ -36,13 +36,14 @@ def remedies(run: RunConfig, plan_of: Callable[[RunConfig], Plan]) -> list[Remed
     return found
 
 
-def _candidates(run: RunConfig) -> list[tuple[str, Callable[[RunConfig], RunConfig]]]:
+def _candidates(run: RunConfig, devices: int) -> list[tuple[str, Callable[[RunConfig], RunConfig]]]:
     own = run.policy.config
     candidates: list[tuple[str, Callable[[RunConfig], RunConfig]]] = []
     for key, value, written in (
         ("dtype", "bf16", "bf16"),
         ("gradient_checkpointing", True, "true"),
         ("decode_batch_size", 1, "1"),
+        ("offload", ["comprehension", "vae"], "[comprehension,vae]"),
     ):
         if key in own and own[key] != value:
             candidates.append((f"policy.config.{key}={written}", _policy(key, value)))
@@ -56,7 +57,7 @@ def _candidates(run: RunConfig) -> list[tuple[str, Callable[[RunConfig], RunConf
         size //= 2
         candidates.append((f"sampler.window.size={size}", _window(size)))
     scenes = run.trainer.scenes_per_iteration
-    while scenes % 2 == 0:
+    while scenes % (2 * devices) == 0:  # each device has whole scenes
         scenes //= 2
         candidates.append(
             (f"trainer.scenes_per_iteration={scenes}", _trainer("scenes_per_iteration", scenes))

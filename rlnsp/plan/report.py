@@ -64,7 +64,8 @@ def verdict(plan: Plan, rates: Rates, found: Sequence[Remedy]) -> str:
         lines.append("and that is not enough: fewer frames or pixels, a smaller policy, or a larger device")
     lines.append(
         f"assumed: {rates.tflops:g} TFLOP/s, of which the denoiser reaches {rates.mfu:.0%} and the VAE "
-        f"{rates.decode_mfu:.0%}; rewards take no time; each device holds the whole policy"
+        f"{rates.decode_mfu:.0%}; rewards, and weights that come and go, take no time; each device holds the "
+        "whole policy"
     )
     return "\n".join(lines)
 

@@ -4,6 +4,8 @@ import pytest
 
 from benchmarks import plan_error
 from policies.settings import Lora
+from policies.unified import Unified
+from rlnsp.plan.costs import Costs
 from tests.policies.pipelines import SIZE, make_pipeline_folder
 
 
@@ -22,3 +24,10 @@ def test_what_is_planned_of_a_pipeline_is_what_it_takes(name, tmp_path, monkeypa
             assert -0.5 < row.error < 0.01, what  # what is taken inside convolutions is not planned
         else:
             assert -0.02 < row.error < 0.06, what
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_what_is_planned_of_reading_is_what_it_takes(dtype):
+    settings = Unified.Config(device="cpu", dtype=dtype)
+    costs = Costs(Unified.outline(settings))
+    assert abs(plan_error.of_reading(dtype, Unified(settings), costs, 5).error) < 0.02

@@ -1,6 +1,7 @@
 """One data set in every form: a manifest, a folder, shards that webdataset wrote, tables of ``datasets``."""
 
 import json
+import os
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -155,11 +156,36 @@ def test_what_says_nothing_of_itself_gets_its_name_as_id(clips: dict[str, Path],
         (name, "", "train") for name in NAMES
     ]
     with ShardWriter(str(tmp_path / "%02d.tar"), maxcount=9, verbose=0) as writer:
-        writer.write({"__key__": "k", "mp4": clips["three"].read_bytes(), "txt": "Three."})
+        video = clips["three"].read_bytes()
+        writer.write({"__key__": "k", "mp4": video, "from.behind.mp4": video, "txt": "Three."})
     (scene,) = read_manifest(tmp_path / "00.tar", need_context=False)
     assert (scene.id, scene.caption) == ("00/k", "Three.")
     with pytest.raises(ManifestError, match=r"00.tar/k: 'context' must be a non-empty string; got None"):
         read_manifest(tmp_path / "00.tar")
+
+
+def test_a_name_in_a_folder_may_have_dots(clips: dict[str, Path], tmp_path: Path) -> None:
+    """As people's own files do; in shards a name ends at its first dot, as WebDataset has it."""
+    for name in ("film.2019.v1.mp4", "film.2019.v2.MP4", "._film.2019.v1.mp4"):
+        (tmp_path / name).write_bytes(clips["three"].read_bytes())
+    (tmp_path / "film.2019.v1.txt").write_text("The first.")
+    (tmp_path / "film.2019.v1.context.txt").write_text("Before the first.")
+    found = {scene.id: scene for scene in read_manifest(tmp_path, need_context=False)}
+    assert set(found) == {"film.2019.v1", "film.2019.v2"}
+    first, second = found["film.2019.v1"], found["film.2019.v2"]
+    assert (first.caption, first.context) == ("The first.", "Before the first.")
+    assert second.caption is None
+    assert second.video == (tmp_path / "film.2019.v2.MP4").resolve()
+
+
+def test_a_shard_of_a_whole_folder_is_read(clips: dict[str, Path], tmp_path: Path) -> None:
+    """``tar -cf 00.tar -C folder .`` writes ``./`` before each name."""
+    with tarfile.open(tmp_path / "00.tar", "w") as tar:
+        tar.add(clips["a/one"], "./a/one.mp4")
+    (scene,) = read_manifest(tmp_path / "00.tar", need_context=False)
+    assert scene.id == "00/a/one"
+    assert scene.video is not None
+    assert read_clip(scene.video)[0].shape == (4, 72, 96, 3)
 
 
 def test_rows_of_several_tables_have_ids_of_their_own(clips: dict[str, Path], tmp_path: Path) -> None:
@@ -191,6 +217,10 @@ def test_a_row_beside_a_video_cannot_name_another(clips: dict[str, Path], tmp_pa
         ({"a.mp4": b"", "a.json": b"[]"}, "a.json: must be a JSON object; got list"),
         ({"a.mp4": b"", "a.txt": b"\xff\xfe"}, "a.txt: not UTF-8 text"),
         ({"a.mp4": b"", "a.txt": b"x" * 1_000_001}, "a.txt: has more than 1000000 bytes; shorten it"),
+        ({"a.mp4": b"", "a.mkv": b""}, "a.mkv and a.mp4 are two videos of one name; rename one"),
+        ({"a.mp4": b"", "a.json": b"[" * 100_000}, "a.json: not JSON that can be read"),
+        ({"a.mp4": b"", "a.json": b'{"n": ' + b"9" * 5000 + b"}"}, "a.json: not JSON that can be read"),
+        ({"a.mp4": b"", "a.json": rb'{"n": "\ud800"}'}, "'n' is not text that can be written as UTF-8"),
         ({"a.parquet": b"not a table"}, "a.parquet: not a data set that `datasets` can read"),
         ({"a.tar": b"\x1f\x8b" + b"x" * 600}, "a.tar: not a plain tar file"),
     ],
@@ -201,6 +231,15 @@ def test_folders_that_cannot_be_used_are_refused_in_one_line(
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
     with pytest.raises(ManifestError, match=message):
+        read_manifest(tmp_path, need_context=False)
+
+
+def test_a_file_whose_name_is_not_utf_8_is_refused(clips: dict[str, Path], tmp_path: Path) -> None:
+    """No list or manifest could name it."""
+    (tmp_path / os.fsdecode(b"\xff.mp4")).write_bytes(clips["three"].read_bytes())
+    with pytest.raises(
+        ManifestError, match=r"'id' is not text that can be .*; got '\\udcff': rename the file"
+    ):
         read_manifest(tmp_path, need_context=False)
 
 

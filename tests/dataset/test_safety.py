@@ -76,6 +76,17 @@ def test_a_folder_of_videos_has_no_door_by_a_link(root: Path, tmp_path: Path) ->
         read_manifest(root, need_context=False)
 
 
+@pytest.mark.parametrize("name", ["in.txt", "in.json", "in.context.txt"])
+def test_nor_have_the_texts_beside_videos(root: Path, tmp_path: Path, name: str) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text('{"caption": "secret"}')
+    (root / "clips" / name).symlink_to(secret)
+    with pytest.raises(
+        ManifestError, match=f"clips/{name}: is a link to somewhere else; put the file itself"
+    ):
+        read_manifest(root, need_context=False)
+
+
 def shard(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
     with tarfile.open(path, "w") as tar:
         for member, data in members:
@@ -99,6 +110,7 @@ def linked(name: str, kind: bytes, target: str) -> tuple[tarfile.TarInfo, bytes]
         (linked("evil.mp4", tarfile.SYMTYPE, "/etc/passwd"), "member 'evil.mp4' is no plain file"),
         (linked("evil.mp4", tarfile.LNKTYPE, "../../x"), "member 'evil.mp4' is no plain file"),
         (linked("evil.mp4", tarfile.CHRTYPE, ""), "member 'evil.mp4' is no plain file"),
+        ((tarfile.TarInfo("./good.mp4"), b"y"), "two members are named 'good.mp4'"),
         ((tarfile.TarInfo("good.mp4"), b"y"), "two members are named 'good.mp4'"),
     ],
 )

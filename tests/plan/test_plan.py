@@ -112,6 +112,39 @@ def test_a_peak_is_of_the_hungriest_phase_on_top_of_what_stays(run, costs):
     assert not planned(run, costs, memory=tight * 0.999).fits
 
 
+def test_a_part_that_waits_is_counted_while_it_is_used_alone(run, costs):
+    waiting = Costs(Unified.outline(Unified.Config(offload=["comprehension", "vae"])))
+    there, away = planned(run, costs), planned(run, waiting)
+    for part, phase in (("comprehension", "reading"), ("VAE", "decoding")):
+        name = f"weights of the {part}"
+        assert away.phases[phase][name] == there.stays[name] == costs.outline.parts[part].bytes
+        assert sum(name in place for place in (away.stays, *away.phases.values())) == 1
+    assert {*there.stays} - {*away.stays} == {"weights of the comprehension", "weights of the VAE"}
+    assert away.phases["reading"]["reading"] == there.phases["reading"]["reading"] > 0
+    assert away.phases["training"] == there.phases["training"]
+    assert away.flops == there.flops
+
+
+def test_where_all_else_is_small_the_reader_is_told_to_wait(run):
+    """Before iterations are made smaller, which train otherwise."""
+    own = {**run.policy.config, "dtype": "bf16", "gradient_checkpointing": True, "decode_batch_size": 1}
+    trainer = replace(run.trainer, scenes_per_iteration=2, group_size=2, micro_batch_size=2)
+    tight = replace(run, policy=replace(run.policy, config=own), trainer=trainer)
+
+    known = {}
+
+    def plan_of(one, memory):
+        waits = bool(one.policy.config["offload"])
+        if waits not in known:
+            known[waits] = Costs(Unified.outline(config.plugin_settings("policies", one.policy, "policy")))
+        return planned(one, known[waits], memory=memory)
+
+    memory = 0.95 * plan_of(tight, 1.0).peak / (1 - RESERVE)
+    found = remedies(tight, lambda one: plan_of(one, memory))
+    assert [one.override for one in found] == ["policy.config.offload=[comprehension,vae]"]
+    assert found[-1].plan.fits
+
+
 def test_what_does_not_fit_is_made_to_by_settings_each_of_which_helps(run, costs):
     plan = planned(run, costs)
     target = sum(plan.stays.values()) + 0.3 * max(sum(p.values()) for p in plan.phases.values())
@@ -131,6 +164,18 @@ def test_what_does_not_fit_is_made_to_by_settings_each_of_which_helps(run, costs
     assert found[-1].plan.fits
     again = config.load("world", [*GRPO, *SMALL, *(one.override for one in found)])
     assert plan_of(again).peak == pytest.approx(found[-1].plan.peak)
+
+
+def test_no_remedy_leaves_a_device_without_a_scene(run, costs):
+    """Twelve scenes of two devices may become six, but not three."""
+    several = replace(run, trainer=replace(run.trainer, scenes_per_iteration=12))
+
+    def plan_of(one):
+        return planned(one, costs, devices=2, memory=1.0)
+
+    found = [one.override for one in remedies(several, plan_of)]
+    assert "trainer.scenes_per_iteration=6" in found
+    assert "trainer.scenes_per_iteration=3" not in found
 
 
 def test_the_command_tells_what_would_fit_and_by_its_exit_code_whether_the_run_does(capsys):

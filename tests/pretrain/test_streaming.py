@@ -108,6 +108,19 @@ def test_videos_of_the_right_size_train_as_clips_in_memory_do(exact: Path, tmp_p
     assert one == pytest.approx(two, rel=1e-4)
 
 
+def test_held_out_clips_of_which_none_can_be_used_stop_it_before_the_first_step(
+    exact: Path, tmp_path: Path
+) -> None:
+    """Not at the first evaluation, which may be days away."""
+    truncated(tmp_path / "bad" / "cut.mp4", moving(RED, 30))
+    bad = with_captions(tmp_path / "bad", [tmp_path / "bad" / "cut.mp4"])
+    model, folder = make_model(), tmp_path / "out"
+    data = {"train": videos(exact, model), "heldout": videos(bad, model)}
+    with pytest.raises(ConfigError, match=r"no held-out clip can be used; .*skipped.jsonl has the reasons"):
+        train_diffusion("stage", DiffusionConfig(loop=LOOP), model, data, folder)
+    assert [path.name for path in folder.iterdir()] == ["skipped.jsonl"]
+
+
 @pytest.mark.parametrize("train", [["queries", "connector"], ["connector", "transformer"]])
 def test_shards_give_the_numbers_of_the_videos(wild: Path, tmp_path: Path, train: list[str]) -> None:
     one, two = make_model(), make_model()

@@ -14,6 +14,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     encode(folder / "three.mp4", cut_together(RED, GREEN, BLUE))
     encode(folder / "short-middle.mp4", np.concatenate([moving(RED, 20), moving(GREEN, 9), moving(BLUE, 20)]))
     encode(folder / "sub" / "odd.mp4", moving(GREEN, 24, height=75, width=131))
+    (folder / "sub" / "odd.json").write_text('{"split": "heldout"}')
     rates = np.cumsum([0, *[0.02, 0.11, 0.05] * 10])
     encode(folder / "varies.mp4", moving(BLUE, 31), times=rates.tolist())
     (folder / "varies.txt").write_text("A bar crosses a blue ground.")

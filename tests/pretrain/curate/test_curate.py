@@ -52,6 +52,7 @@ def test_pairs_of_all_that_can_be_used_and_a_reason_for_the_rest(
     assert kept["three-001-written"]["context"] == "A bar waits over a green ground."
     assert kept["three-001-written"]["caption"] == "A white bar moves over a green ground."
     assert kept["varies-000-written"]["caption"] == "A bar crosses a blue ground."  # as it came
+    assert {id for id, row in kept.items() if row["split"] == "heldout"} == {"sub/odd-000-written"}  # it was
     follows = kept["three-002-consecutive"]
     assert follows["context"] == kept["three-001-written"]["caption"]
     assert follows["context_clip"] == kept["three-001-written"]["video"]
@@ -84,7 +85,7 @@ def test_pairs_of_all_that_can_be_used_and_a_reason_for_the_rest(
         assert figure in table
 
     # What it wrote is a manifest like any other, with clips of the size that was asked for.
-    scenes = read_manifest(tmp_path / "manifest.jsonl", "train")
+    scenes = read_manifest(tmp_path / "manifest.jsonl")
     assert len(scenes) == 7
     for scene in scenes:
         assert scene.video is not None
