@@ -166,6 +166,8 @@ def _deepspeed() -> Any:
         ) from error
     finally:
         logging.disable(logging.NOTSET)
+    # A library for CPUs, which it would compile at once, for up to a minute, and which nothing here needs.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*torch.distributed.* is deprecated", category=FutureWarning)
     return deepspeed
