@@ -48,6 +48,8 @@ ZERO2, ZERO3 = (
     {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": stage} for stage in ("2", "3")
 )
 """And for deepspeed_zero2.yaml and deepspeed_zero3.yaml."""
+DEEPSPEED = "deepspeed.runtime.zero.muon.muon_optimizer"
+"""Brings what DeepSpeed imports as it begins."""
 
 
 UNIFIED = "policies.unified.weights"

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from benchmarks.two_processes import FSDP2, UNIFIED, ZERO2, ZERO3, launch
+from benchmarks.two_processes import DEEPSPEED, FSDP2, UNIFIED, ZERO2, ZERO3, launch
 from policies.unified import Unified
 from rlnsp.settings import (
     EvaluationConfig,
@@ -63,7 +63,9 @@ def two(policy_folder, tmp_path):
             evaluation=EvaluationConfig(num_scenes=2, bootstrap=10, keep_clips=0),
         )
         run = tmp_path / name
-        processes = launch(train, (config, run, resume), run.with_suffix(".log"), 2, said, [UNIFIED])
+        processes = launch(
+            train, (config, run, resume), run.with_suffix(".log"), 2, said, [UNIFIED, DEEPSPEED]
+        )
         for process in processes:
             process.join(150)
         codes = [process.exitcode for process in processes]

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from torch import Generator, Tensor, nn
 from torch.nn import Parameter
 
-from benchmarks.two_processes import FSDP2, ZERO2, ZERO3, launch
+from benchmarks.two_processes import DEEPSPEED, FSDP2, ZERO2, ZERO3, launch
 from pretrain import prodigy, stages
 from pretrain.diffusion import DiffusionConfig
 from pretrain.local_shards import LocalShards
@@ -194,7 +194,7 @@ def test_what_two_hold_together_is_trained_saved_and_resumed_as_what_one_has(
         assert all((tensors[f"parameter.{key}"] - value).abs().max() > 1e-4 for key, value in start.items())
         with pytest.raises(Stopped):
             train(two / name / "from one", config, Ranks(), stops=True)
-    processes = launch(work, (two,), tmp_path / "log", 2, told)
+    processes = launch(work, (two,), tmp_path / "log", 2, told, [DEEPSPEED])
     for process in processes:
         process.join(150)
         process.kill()

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from benchmarks.two_processes import FSDP2, ZERO2, ZERO3, launch
+from benchmarks.two_processes import DEEPSPEED, FSDP2, ZERO2, ZERO3, launch
 from pretrain import precompute
 from pretrain.diffusion import _Flow
 from rlnsp.cli import main
@@ -97,7 +97,7 @@ def both(
     argv: list[str], log: Path, fault: str = "", told: Mapping[str, str] | None = None
 ) -> tuple[list[int | None], list[str]]:
     """Exit codes and what was said."""
-    processes = launch(work, (argv, fault), log, 2, told, preload=["pretrain.stages"])
+    processes = launch(work, (argv, fault), log, 2, told, preload=["pretrain.stages", DEEPSPEED])
     for process in processes:
         process.join(120)
     codes = [process.exitcode for process in processes]
