@@ -229,6 +229,13 @@ class Work:
                 found[split] = precomputed(videos, place / split, stage, skipped, CONSOLE, self.ranks)
         return found
 
+    def idle_parts(self, config: DiffusionConfig) -> set[str]:
+        """Those of a model that its ``sources`` and the stage call no more, or once: they need no place."""
+        idle = set() if self._data.clips == "stream" else {"vae"}
+        if self._data.clips == "precomputed" and "queries" not in config.train:
+            idle.add("comprehension")
+        return idle
+
     def tell_skipped(self, folder: Path) -> None:
         """Say how many clips a stage passed over."""
         path = folder / "skipped.jsonl"

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from benchmarks.two_processes import DEEPSPEED, FSDP2, ZERO2, ZERO3, launch
-from pretrain import precompute
+from policies.unified.model import UnifiedModel
+from pretrain import diffusion, precompute
 from pretrain.diffusion import _Flow
 from rlnsp.cli import main
 from tests.policies.tiny import make_policy_folder
@@ -238,3 +239,39 @@ def test_a_kill_ends_two_that_hold_the_weights_together_and_one_goes_on_from_the
     assert main(argv) == 0
     assert metrics(tmp_path / "run") == [pytest.approx(row, rel=1e-4) for row in metrics(alone)]
     assert_same(alone, tmp_path / "run", given / "tiny", atol=2e-5 if told == FSDP2 else 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("more", "idle"),
+    [
+        ([], []),
+        (["--precompute", "sft.train=[connector,transformer]"], ["comprehension", "vae"]),
+        (["--precompute"], ["vae"]),
+    ],
+)
+def test_parts_that_a_stage_calls_no_more_give_up_their_place(
+    given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str], idle: list[str]
+) -> None:
+    said: list[str] = []
+    place, used, fit = UnifiedModel.place, UnifiedModel._used, diffusion.fit
+
+    def placed(model: UnifiedModel, device: Any, waiting: Any = ()) -> None:
+        said.append(f"wait: {sorted(waiting)}")
+        place(model, device, waiting)
+
+    def called(model: UnifiedModel, name: str) -> Any:
+        said.append(name)
+        return used(model, name)
+
+    def fitted(*arguments: Any) -> None:
+        said.append("fit")
+        fit(*arguments)
+
+    monkeypatch.setattr(UnifiedModel, "place", placed)
+    monkeypatch.setattr(UnifiedModel, "_used", called)
+    monkeypatch.setattr(diffusion, "fit", fitted)
+    assert main(words(given, tmp_path / "run", "sft.loop.steps=2", *more)) == 0
+    assert [line for line in said if line.startswith("wait")] == ["wait: []", f"wait: {idle}"]
+    calls = [said[said.index("fit") :].count(part) for part in ("comprehension", "vae")]
+    # What Qwen says to nothing is kept when it was asked once.
+    assert [count > 1 for count in calls] == [part not in idle for part in ("comprehension", "vae")]
