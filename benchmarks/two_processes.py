@@ -217,8 +217,17 @@ def table(runs: Runs) -> str:
         for name in ALGORITHMS:
             like = config(name)
             add(f"{name}: two processes, one", policy, runs.end(like, 2), runs.end(like, 1), like)
+    for name in ALGORITHMS:
+        like = world(name, scenes=4)
+        add(
+            f"{name}: two with FSDP2, two without",
+            "shipped",
+            runs.end(like, 2, FSDP2),
+            runs.end(like, 2),
+            like,
+        )
     like = world("grpo", scenes=4)
-    for name, told in (("FSDP2", FSDP2), ("ZeRO-2", ZERO2), ("ZeRO-3", ZERO3)):
+    for name, told in (("ZeRO-2", ZERO2), ("ZeRO-3", ZERO3)):
         add(
             f"grpo: two with {name}, two without", "shipped", runs.end(like, 2, told), runs.end(like, 2), like
         )
