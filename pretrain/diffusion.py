@@ -33,6 +33,9 @@ from rlnsp.manifest import ManifestError
 from rlnsp.settings import ConfigError
 from rlnsp.types import Condition, Scene
 
+HELD_OUT_AT_ONCE = 64
+"""Clips whose noise is drawn together when the held-out loss is measured."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusionConfig:
@@ -170,7 +173,7 @@ def train_diffusion(
         transformer.enable_gradient_checkpointing()
     skipped = Skipped(folder / "skipped.jsonl", writes=ranks.main)
     dit = SpreadDiT(model, ranks)
-    flow = _Flow(model, config, ranks)
+    flow = FlowLoss(model, config, ranks)
     heldout: list[Batch] = []
 
     def heldout_loss() -> float:
@@ -179,7 +182,7 @@ def train_diffusion(
         # The same noise each time: the curve then shows the model, not the draw.
         generator = torch.Generator().manual_seed(0)
         drop = 1.0 if config.drop == 1 else 0.0
-        parts = [part for batch in heldout for part in batch.split(64)]
+        parts = [part for batch in heldout for part in batch.split(HELD_OUT_AT_ONCE)]
         own = [sum(value.item() for value in flow(part, generator, drop)) for part in parts]
         dit.forget()
         whole = [sum(values) for values in zip(*ranks.exchange(own), strict=True)]
@@ -207,7 +210,7 @@ def train_diffusion(
         transformer.disable_gradient_checkpointing()
 
 
-class _Flow:
+class FlowLoss:
     """The flow-matching loss of a batch, as far as it is in this process."""
 
     def __init__(self, model: UnifiedModel, config: DiffusionConfig, ranks: Ranks) -> None:
@@ -237,8 +240,9 @@ class _Flow:
         given = None
         if config.first_frame and model.grid(geometry).tokens[0] > 1:
             given = torch.rand(n, generator=generator) < config.first_frame
-        own = torch.arange(len(batch.scenes))
-        parts = [rows for rows in own.split(config.micro_batch_size or max(len(own), 1)) if len(rows)]
+        own = [*range(len(batch.scenes))]
+        at_once = config.micro_batch_size or max(len(own), 1)
+        parts = [own[first : first + at_once] for first in range(0, len(own), at_once)]
         # Where the DiT computes only if all processes do, they must do so as often, forward and backward.
         most = max(self.ranks.exchange(len(parts))) if self.ranks.sharded else len(parts)
         for rows in parts:

@@ -163,8 +163,9 @@ def _diffusion(
             continue
         with work.stage(name, asked) as folder:
             model = weights.load_model(Unified.Config(folder=str(work.policy)))
+            # On which it depends what can be computed before; and Qwen then comes with half the bytes.
+            prepare(model, stage)
             model.place(device_of(device))
-            prepare(model, stage)  # on which it depends what can be computed before
             sources = work.sources(model, name, stage, folder)
             train_diffusion(name, stage, model, sources, folder, work.workers, work.ranks)
             work.tell_skipped(folder)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
 from rlnsp.plan.outline import Outline
+from rlnsp.plan.spread import Spreadable
 from rlnsp.plan.tally import Tally, tallied
 from rlnsp.types import Condition
 
@@ -45,6 +47,13 @@ class Costs:
         """Operations: two a parameter and token."""
         return 2.0 * self.outline.read_parameters * self.outline.read_tokens * rows
 
+    @cached_property
+    def spreadable(self) -> Spreadable:
+        """The denoiser's frozen weights."""
+        two, three = (_frozen(self.outline.denoiser(n)[0]) for n in (2, 3))
+        block, whole = three - two, self.outline.parts[self.outline.spread].bytes
+        return Spreadable(bytes=whole, block=block, outside=whole - self.outline.blocks * block)
+
     def _once(self, kind: str, batch: int, guidance_scale: float) -> Cost:
         key = kind, batch, guidance_scale
         if key not in self._known:
@@ -59,6 +68,11 @@ class Costs:
                     bytes=two.peak + more * (three.peak - two.peak),
                 )
         return self._known[key]
+
+
+def _frozen(module: torch.nn.Module) -> int:
+    values = [value for value in module.parameters() if not value.requires_grad]
+    return sum(value.numel() * value.element_size() for value in values)
 
 
 def _decoding(outline: Outline, batch: int) -> Cost:

@@ -12,6 +12,7 @@ from itertools import pairwise
 from statistics import mean
 
 from rlnsp.plan.costs import Costs
+from rlnsp.plan.spread import Spread
 from rlnsp.randomness import Randomness
 from rlnsp.rollout import replay_guidance_scale
 from rlnsp.settings import RunConfig, require
@@ -45,6 +46,7 @@ class Plan:
     """Of each device."""
 
     devices: int
+    spread: Spread
     memory: float
     """Bytes that a device has."""
     stays: Mapping[str, float]
@@ -74,8 +76,13 @@ class Plan:
         return self.peak <= self.memory * (1 - RESERVE)
 
 
-def estimate(run: RunConfig, costs: Costs, *, devices: int, memory: float, rates: Rates) -> Plan:
-    """The plan of a run whose groups are spread over ``devices`` equal ones, each with the whole policy.
+def estimate(
+    run: RunConfig, costs: Costs, *, devices: int, memory: float, rates: Rates, spread: Spread = "none"
+) -> Plan:
+    """The plan of a run whose groups are spread over ``devices`` equal ones.
+
+    Of the policy RL spreads the denoiser's frozen weights alone.  With ``gradients`` they stay whole after
+    their first forward, beside the own part: what is trained is never spread, so that nothing is saved.
 
     Raises:
         ConfigError: the groups cannot be spread.
@@ -116,12 +123,20 @@ def estimate(run: RunConfig, costs: Costs, *, devices: int, memory: float, rates
         "decoding": decoding.flops / decode_batch * samples,
         "training": (step + _references(run) * one_call) * transitions * trainer.updates_per_rollout,
     }
+    weights = {f"weights of the {name}": float(part.bytes) for name, part in outline.parts.items()}
+    gathered = {}
+    if spread != "none":
+        held = costs.spreadable
+        weights[f"weights of the {outline.spread}"] = held.own(spread, devices)
+        whole = {"gathered weights": held.gathered(spread, trained=False)}
+        (weights if spread == "gradients" else gathered).update(whole)
     peak = rates.tflops * 1e12
     return Plan(
         devices=devices,
+        spread=spread,
         memory=memory,
         stays={
-            **{f"weights of the {name}": part.bytes for name, part in outline.parts.items()},
+            **weights,
             "adapter": outline.trained * FP32,
             "its gradient": outline.trained * FP32,
             "optimiser": outline.trained * STATE[trainer.optimizer],
@@ -133,12 +148,14 @@ def estimate(run: RunConfig, costs: Costs, *, devices: int, memory: float, rates
             "rollout": {
                 "steps kept": samples * latent * (1 + max(map(_joining, windows))),
                 "a model call": calls.bytes,
+                **gathered,
             },
             "decoding": {"steps kept": 3 * kept, "decoding": decoding.bytes},
             "training": {
                 "steps kept": 3 * kept + samples * latent,
                 "their batch": 3 * transitions * latent,
                 "activations": training.bytes,
+                **gathered,
             },
         },
         seconds={
