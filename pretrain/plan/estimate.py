@@ -111,7 +111,7 @@ def _step(run: StageRun, counts: Counts) -> Step:
     config, clips = run.config, run.clips
     shape = largest_shape(run.data, counts.parts, pictures=run.pictures)
     at_once = min(config.micro_batch_size or clips, clips)
-    # Where weights are spread so are gradients, and do not grow while activations go: as from the second on.
+    # Where weights are spread, activations are wanted apart from gradients, whose rows alone are there.
     passes = 2 if clips > at_once or run.devices.spread != "none" else 1
     # What frozen queries make Qwen say is kept of each row, unless clips are in memory.
     kept = run.data.clips != "memory" and "queries" not in config.train
@@ -153,6 +153,8 @@ def _phases(run: StageRun, counts: Counts, step: Step) -> dict[str, dict[str, fl
         some = counts.of_encoding(step.shape, AT_ONCE[data.clips]).bytes
         first = {"encoding": {**begin, "activations": max(some, read)}}
     computed = step.training.bytes - whole  # in whose count the gradients are
+    if step.passes == 2 and run.clips == step.at_once:
+        computed = max(computed - FP32 * trained, 0)  # in a single pass gradients grow while activations go
     return {
         **first,
         "training": {**there, **gradients, **gathered, "activations": computed},
