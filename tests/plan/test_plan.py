@@ -33,8 +33,8 @@ def run():
     return config.load("world", [*GRPO, *SMALL])
 
 
-def planned(run, costs, devices=1, memory=80.0 * GIB):
-    return estimate(run, costs, devices=devices, memory=memory, rates=Rates())
+def planned(run, costs, devices=1, memory=80.0 * GIB, spread="none"):
+    return estimate(run, costs, devices=devices, memory=memory, rates=Rates(), spread=spread)
 
 
 def test_an_outline_has_the_sizes_of_the_policy(outline):
@@ -118,7 +118,7 @@ def test_what_does_not_fit_is_made_to_by_settings_each_of_which_helps(run, costs
     memory = target / (1 - RESERVE)
     known = {json.dumps(run.policy.config): costs}
 
-    def plan_of(one):
+    def plan_of(one, spread="none"):
         policy = json.dumps(one.policy.config)
         if policy not in known:
             known[policy] = Costs(Unified.outline(config.plugin_settings("policies", one.policy, "policy")))
@@ -146,6 +146,52 @@ def test_the_command_tells_what_would_fit_and_by_its_exit_code_whether_the_run_d
     assert "assumed: 312 TFLOP/s" in said
 
 
+def test_frozen_weights_that_are_spread_are_held_in_parts_and_gathered_where_the_denoiser_computes(
+    run, costs
+):
+    one, spread = (planned(run, costs, devices=2, spread=how) for how in ("none", "weights"))
+    whole = one.stays["weights of the transformer"]
+    assert spread.stays["weights of the transformer"] == whole / 2
+    alike = {**one.stays, "weights of the transformer": whole / 2}
+    assert spread.stays == alike  # the adapter, its gradient and its optimiser too
+    gathered = costs.spreadable.gathered("weights", trained=False)
+    for phase, parts in one.phases.items():
+        more = {} if phase == "decoding" else {"gathered weights": gathered}
+        assert spread.phases[phase] == {**parts, **more}
+
+
+def test_blocks_and_what_is_outside_of_them_make_up_the_frozen_transformer(costs):
+    policy = Unified(Unified.Config(device="cpu"))
+    frozen = {name: p for name, p in policy.model.transformer.named_parameters() if not p.requires_grad}
+    blocks = sum(4 * p.numel() for name, p in frozen.items() if "transformer_blocks" in name)
+    held = costs.spreadable
+    assert held.bytes == sum(4 * p.numel() for p in frozen.values())
+    assert held.block == blocks / costs.outline.blocks
+    assert held.outside == held.bytes - blocks
+
+
+def test_spread_gradients_leave_frozen_weights_whole_on_each(run, costs):
+    one, spread = (planned(run, costs, devices=2, spread=how) for how in ("none", "gradients"))
+    assert spread.phases == one.phases
+    assert spread.peak > one.peak
+
+
+def test_several_devices_that_it_does_not_fit_on_are_told_to_spread_the_weights(run, costs):
+    small = replace(run, trainer=replace(run.trainer, micro_batch_size=1, rollout_batch_size=1))
+    spread = planned(small, costs, devices=2, spread="weights")
+    memory = spread.peak / (1 - RESERVE) * 1.0001
+
+    def plan_of(one, spread):
+        return planned(one, costs, devices=2, memory=memory, spread=spread)
+
+    own = {**small.policy.config, "gradient_checkpointing": True, "decode_batch_size": 1, "dtype": "bf16"}
+    small = replace(small, policy=replace(small.policy, config=own))  # nothing else to change
+    found = remedies(small, plan_of, can_spread=True)
+    if spread.peak < planned(small, costs, devices=2).peak:
+        assert found[0].override == "--spread weights"
+    assert all(one.override != "--spread weights" for one in remedies(small, plan_of))
+
+
 def test_a_run_that_nothing_makes_fit_is_told_so(run, costs):
     plan = planned(run, costs, memory=1.0)
     assert "that is not enough" in report.verdict(plan, Rates(), [])
@@ -160,6 +206,8 @@ def test_a_run_that_nothing_makes_fit_is_told_so(run, costs):
         (["--memory-gb", "-1"], "--memory-gb must be positive"),
         (["--mfu", "1.5"], "--mfu must be in (0, 1]"),
         (["policy.use=rlnsp.testing:ToyPolicy"], "cannot be planned with"),
+        (["--gpus", "2", "--spread", "some"], "invalid choice: 'some'"),
+        (["--spread", "weights"], "--spread weights: a device alone shares nothing"),
         (["policy.config.train_connector=true"], "counts the adapter's training alone"),
     ],
 )
