@@ -29,6 +29,8 @@ from rlnsp.plan.spread import Spreadable
 from rlnsp.plan.tally import Tally, tallied
 from rlnsp.types import Scene
 
+FEW = 12
+"""Blocks and layers that are counted in less time than it takes to count some twice."""
 Work = Callable[[UnifiedModel], tuple[nn.Module, Callable[[], Any]]]
 """Of a model on the meta device: a module that has all that was there before, and what is to be counted."""
 
@@ -131,20 +133,27 @@ class Counts:
         return self._known[key]
 
     def _once(self, key: str, config: DiffusionConfig, work: Work) -> Cost:
-        """By two and three blocks of the DiT and layers of Qwen, which tell what all take."""
+        """By all blocks of the DiT and layers of Qwen, or where they are many by two and three of each."""
         alike = replace(config, manifest="", loop=LoopConfig(), micro_batch_size=None)
         key += json.dumps(asdict(alike))
         if key not in self._known:
-            whole = _cost(self._tallied(2, 2, config, work))
-            few = whole
-            for number, at in ((self.parts.blocks, (3, 2)), (self.parts.layers, (2, 3))):
-                more = _cost(self._tallied(*at, config, work))
-                whole = Cost(
-                    flops=whole.flops + (number - 2) * (more.flops - few.flops),
-                    bytes=whole.bytes + (number - 2) * (more.bytes - few.bytes),
-                )
-            self._known[key] = whole
+            numbers = self.parts.blocks, self.parts.layers
+            few = sum(numbers) <= FEW
+            self._known[key] = (
+                _cost(self._tallied(*numbers, config, work)) if few else self._told(config, work)
+            )
         return self._known[key]
+
+    def _told(self, config: DiffusionConfig, work: Work) -> Cost:
+        """By two and three, which tell what all take: what a block adds, it adds each time."""
+        few = whole = _cost(self._tallied(2, 2, config, work))
+        for number, at in ((self.parts.blocks, (3, 2)), (self.parts.layers, (2, 3))):
+            more = _cost(self._tallied(*at, config, work))
+            whole = Cost(
+                flops=whole.flops + (number - 2) * (more.flops - few.flops),
+                bytes=whole.bytes + (number - 2) * (more.bytes - few.bytes),
+            )
+        return whole
 
     def _tallied(self, blocks: int, layers: int, config: DiffusionConfig, work: Work) -> Tally:
         model = model_of(self.parts, blocks=blocks, layers=layers, words=self._words(config))

@@ -206,7 +206,6 @@ def test_a_run_that_nothing_makes_fit_is_told_so(run, costs):
         (["--memory-gb", "-1"], "--memory-gb must be positive"),
         (["--mfu", "1.5"], "--mfu must be in (0, 1]"),
         (["policy.use=rlnsp.testing:ToyPolicy"], "cannot be planned with"),
-        (["--gpus", "2", "--spread", "some"], "invalid choice: 'some'"),
         (["--spread", "weights"], "--spread weights: a device alone shares nothing"),
         (["policy.config.train_connector=true"], "counts the adapter's training alone"),
     ],
