@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rlnsp import config, plugins
 from rlnsp.commands.train import add_config_arguments, overrides_of
@@ -13,7 +13,7 @@ from rlnsp.settings import ConfigError, RunConfig, require
 if TYPE_CHECKING:
     from rlnsp.plan.estimate import Plan
     from rlnsp.plan.spread import Spread
-    from rlnsp.plan.stages import Devices
+    from rlnsp.plan.stages import Devices, PlansStages
 
 RL = "rl"
 """The stage that ``rlnsp train`` is; others are those commands that plan theirs."""
@@ -161,15 +161,16 @@ def _stage(args: argparse.Namespace) -> int:
     return 0 if all(plan.fits for plan in plans) else 1
 
 
-def _command(stage: str) -> Any:
+def _command(stage: str) -> PlansStages:
     from rlnsp.plan.stages import PlansStages
 
-    found = {name: point.load() for name, point in plugins.installed("commands").items()}
-    known = [RL, *(name for name, command in found.items() if isinstance(command, PlansStages))]
-    if stage not in known:
-        hint = plugins.nearest(stage, known)
-        raise ConfigError(f"--stage {stage}: no such stage can be planned{hint}; stages: {', '.join(known)}")
-    return found[stage]
+    points = plugins.installed("commands")
+    command = points[stage].load() if stage in points else None
+    if isinstance(command, PlansStages):
+        return command
+    known = [RL, *(name for name, point in points.items() if isinstance(point.load(), PlansStages))]
+    hint = plugins.nearest(stage, known)
+    raise ConfigError(f"--stage {stage}: no such stage can be planned{hint}; stages: {', '.join(known)}")
 
 
 def _devices(args: argparse.Namespace) -> Devices:

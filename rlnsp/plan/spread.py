@@ -9,8 +9,8 @@ Spread = Literal["none", "gradients", "weights"]
 """What is spread over the devices, and how it is started.
 
 ``none``: each has all weights (configs/accelerate/ddp.yaml).  ``gradients``: gradients, optimiser states and
-averages of what is trained; each has the weights whole while it computes (fsdp2_zero2.yaml; DeepSpeed's
-ZeRO-2).  ``weights``: they, too, but for the block that computes (fsdp2.yaml; ZeRO-3).
+averages of what is trained; each has the weights whole while it computes (fsdp2_zero2.yaml; as ZeRO-2,
+arXiv:1910.02054).  ``weights``: they, too, but for the block that computes (fsdp2.yaml; ZeRO-3).
 """
 SPREADS: tuple[Spread, ...] = get_args(Spread)
 

@@ -177,19 +177,22 @@ def test_spread_gradients_leave_frozen_weights_whole_on_each(run, costs):
 
 
 def test_several_devices_that_it_does_not_fit_on_are_told_to_spread_the_weights(run, costs):
-    small = replace(run, trainer=replace(run.trainer, micro_batch_size=1, rollout_batch_size=1))
-    spread = planned(small, costs, devices=2, spread="weights")
-    memory = spread.peak / (1 - RESERVE) * 1.0001
+    """Before iterations get smaller, and where a policy's may be spread."""
+    least = replace(run, trainer=replace(run.trainer, micro_batch_size=1, rollout_batch_size=1))
+    own = {**run.policy.config, "gradient_checkpointing": True, "decode_batch_size": 1, "dtype": "bf16"}
+    least = replace(least, policy=replace(run.policy, config=own))  # no other setting is left
+    plan = planned(least, costs, devices=2)
 
     def plan_of(one, spread):
-        return planned(one, costs, devices=2, memory=memory, spread=spread)
+        of_frozen = {"none": 100.0, "gradients": 120.0, "weights": 60.0}[spread]
+        memory = (plan.peak + 60.0) / (1 - RESERVE) * 1.000001
+        return replace(plan, memory=memory, stays={**plan.stays, "frozen": of_frozen})
 
-    own = {**small.policy.config, "gradient_checkpointing": True, "decode_batch_size": 1, "dtype": "bf16"}
-    small = replace(small, policy=replace(small.policy, config=own))  # nothing else to change
-    found = remedies(small, plan_of, can_spread=True)
-    if spread.peak < planned(small, costs, devices=2).peak:
-        assert found[0].override == "--spread weights"
-    assert all(one.override != "--spread weights" for one in remedies(small, plan_of))
+    (one,) = remedies(least, plan_of, can_spread=True)
+    assert one.override == "--spread weights"
+    assert one.plan.fits
+    assert remedies(least, plan_of, "gradients", can_spread=True)[0].override == "--spread weights"
+    assert remedies(least, plan_of) == []
 
 
 def test_a_run_that_nothing_makes_fit_is_told_so(run, costs):
