@@ -25,7 +25,7 @@ from policies.unified.model import UnifiedModel
 from policies.unified.weights import load_model
 from pretrain.checkpoint import Checkpoint
 from pretrain.clips import Clips
-from pretrain.diffusion import DiffusionConfig, train_diffusion
+from pretrain.diffusion import DiffusionConfig, prepare, train_diffusion
 from pretrain.loop import LoopConfig
 from pretrain.plan import outline
 from pretrain.plan.counting import Counts
@@ -83,6 +83,7 @@ def planned(config: DiffusionConfig, counts: Counts, devices: Devices = ALONE) -
 
 def measured(config: DiffusionConfig, model: UnifiedModel, folder: Path, ranks: Ranks | None = None) -> int:
     """Bytes, while it trains."""
+    prepare(model, config)  # as a stage does before: Qwen's weights are in bf16 by now
     data = clips_of(model, config.loop.batch_size)
     work = partial(train_diffusion, "sft", config, model, data, folder, ranks=ranks)
     # What is saved is copied to the CPU, which on a GPU is elsewhere.

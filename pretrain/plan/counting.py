@@ -55,9 +55,16 @@ class Counts:
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
         self._known: dict[str, Cost] = {}
+        self._numbers: dict[tuple[str, ...], Numbers] = {}
 
     def numbers(self, config: DiffusionConfig) -> Numbers:
         """What of the model a stage leaves frozen and what it trains."""
+        key = config.precision, *config.train
+        if key not in self._numbers:
+            self._numbers[key] = self._sizes(config)
+        return self._numbers[key]
+
+    def _sizes(self, config: DiffusionConfig) -> Numbers:
         model = model_of(self.parts)
         prepare(model, config)
         dit = model.transformer

@@ -60,13 +60,11 @@ def _best(
 
 def _precision(run: StageRun, key: str) -> Iterator[Tried]:
     settings: dict[str, Any] = {}
-    for name, value, written in (
-        ("precision", "bf16", "bf16"),
-        ("gradient_checkpointing", True, "true"),
-    ):
+    for name, value in (("precision", "bf16"), ("gradient_checkpointing", True)):
         if getattr(run.config, name) != value:
-            settings[f"{key}.{name}={written}"] = {name: value}
-            yield " ".join(settings), _config({k: v for one in settings.values() for k, v in one.items()})
+            settings[name] = value
+            written = (f"{key}.{one}={str(own).lower()}" for one, own in settings.items())
+            yield " ".join(written), _config(dict(settings))
 
 
 def _spreading(run: StageRun) -> Iterator[Tried]:

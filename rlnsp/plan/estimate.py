@@ -124,12 +124,15 @@ def estimate(
         "training": (step + _references(run) * one_call) * transitions * trainer.updates_per_rollout,
     }
     weights = {f"weights of the {name}": float(part.bytes) for name, part in outline.parts.items()}
-    gathered = {}
+    gathered, first = {}, {}
     if spread != "none":
         held = costs.spreadable
-        weights[f"weights of the {outline.spread}"] = held.own(spread, devices)
+        own = held.own(spread, devices)
+        weights[f"weights of the {outline.spread}"] = own
         whole = {"gathered weights": held.gathered(spread, trained=False)}
         (weights if spread == "gradients" else gathered).update(whole)
+        if spread == "weights":
+            first = {"loading": {"weights that others will hold": held.bytes - own}}
     peak = rates.tflops * 1e12
     return Plan(
         devices=devices,
@@ -144,6 +147,7 @@ def estimate(
             "conditions": (groups + 1) * length * width * outline.condition_bytes,
         },
         phases={
+            **first,
             # What the rollout keeps are lists; at the end, when they are joined, both are there.
             "rollout": {
                 "steps kept": samples * latent * (1 + max(map(_joining, windows))),

@@ -11,7 +11,6 @@ from rlnsp.plan.remedies import Remedy
 if TYPE_CHECKING:
     from rich.table import Table
 
-NOT_ENOUGH = "and that is not enough: fewer frames or pixels, a smaller policy, or a larger device"
 HOLDING = {
     "none": "each device holds the whole policy",
     "gradients": "each device holds the whole policy while it computes, and what is trained throughout",
@@ -65,16 +64,22 @@ def verdict(plan: Plan, rates: Rates, found: Sequence[Remedy]) -> str:
     has = share(plan.memory)
     says = "fits" if plan.fits else "does not fit"
     lines = [f"{says}: {gib(plan.peak)} GiB, the most in {plan.worst_phase}, of {has}"]
-    if found:
-        lines.append("with these, each with those before it:")
-        lines += [f"  {one.override}  ({gib(one.plan.peak)} GiB)" for one in found]
-    if not plan.fits and not (found and found[-1].plan.fits):
-        lines.append(NOT_ENOUGH)
+    enough = plan.fits or bool(found and found[-1].plan.fits)
+    lines += advice([(one.override, one.plan.peak) for one in found], enough=enough)
     lines.append(
         f"assumed: {rates.tflops:g} TFLOP/s, of which the denoiser reaches {rates.mfu:.0%} and the VAE "
         f"{rates.decode_mfu:.0%}; rewards take no time; {HOLDING[plan.spread]}"
     )
     return "\n".join(lines)
+
+
+def advice(found: Sequence[tuple[str, float]], *, enough: bool) -> list[str]:
+    """Lines of what helps, each with the peak that is left, and of whether that is ``enough``."""
+    lines = ["with these, each with those before it:"] if found else []
+    lines += [f"  {override}  ({gib(peak)} GiB)" for override, peak in found]
+    if not enough:
+        lines.append("and that is not enough: fewer frames or pixels, a smaller policy, or a larger device")
+    return lines
 
 
 def share(memory: float) -> str:

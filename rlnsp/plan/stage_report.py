@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rlnsp.plan.estimate import RESERVE
-from rlnsp.plan.report import NOT_ENOUGH, gib, share
+from rlnsp.plan.report import advice, gib, share
 from rlnsp.plan.stages import Devices, StagePlan
 
 if TYPE_CHECKING:
@@ -68,11 +68,8 @@ def verdict(plan: StagePlan) -> str:
     has = share(plan.devices.memory)
     says = "fits" if plan.fits else "does not fit"
     lines = [f"{plan.name} {says}: {gib(plan.peak)} GiB, the most in {plan.worst_phase}, of {has}"]
-    if plan.remedies:
-        lines.append("with these, each with those before it:")
-        lines += [f"  {one.override}  ({gib(one.peak)} GiB)" for one in plan.remedies]
-    if not plan.fits and not (plan.remedies and plan.remedies[-1].fits):
-        lines.append(NOT_ENOUGH)
+    enough = plan.fits or bool(plan.remedies and plan.remedies[-1].fits)
+    lines += advice([(one.override, one.peak) for one in plan.remedies], enough=enough)
     step = sum(plan.seconds.values())
     by = ", ".join(f"{name} {value:,.2f}" for name, value in plan.seconds.items())
     lines.append(

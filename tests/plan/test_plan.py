@@ -158,6 +158,7 @@ def test_frozen_weights_that_are_spread_are_held_in_parts_and_gathered_where_the
     for phase, parts in one.phases.items():
         more = {} if phase == "decoding" else {"gathered weights": gathered}
         assert spread.phases[phase] == {**parts, **more}
+    assert spread.phases["loading"] == {"weights that others will hold": whole / 2}  # to begin with
 
 
 def test_blocks_and_what_is_outside_of_them_make_up_the_frozen_transformer(costs):
