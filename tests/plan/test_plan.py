@@ -12,6 +12,7 @@ from rlnsp.plan import report
 from rlnsp.plan.costs import Costs
 from rlnsp.plan.estimate import GIB, RESERVE, Rates, estimate
 from rlnsp.plan.remedies import Remedy, remedies
+from rlnsp.plan.spread import Spread
 from rlnsp.settings import ConfigError
 
 GRPO = ["algorithm.use=grpo", "sampler.rule=cps", "sampler.window.size=3", "sampler.same_noise=true"]
@@ -33,7 +34,7 @@ def run():
     return config.load("world", [*GRPO, *SMALL])
 
 
-def planned(run, costs, devices=1, memory=80.0 * GIB, spread="none"):
+def planned(run, costs, devices=1, memory=80.0 * GIB, spread: Spread = "none"):
     return estimate(run, costs, devices=devices, memory=memory, rates=Rates(), spread=spread)
 
 

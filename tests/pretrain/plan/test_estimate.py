@@ -1,6 +1,7 @@
 """The plan of a stage: closed forms of what is held, and the stage's own code beside its count."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from pretrain.settings import PretrainConfig
 from pretrain.work import DataConfig
 from rlnsp import config
 from rlnsp.plan.estimate import RESERVE, Rates
+from rlnsp.plan.spread import Spread
 from rlnsp.plan.stages import Devices
 from rlnsp.settings import ConfigError
 
@@ -31,7 +33,16 @@ def counts():
     return Counts(outline.of_pretrain(settings))
 
 
-def run_of(devices=1, spread="none", memory=8e10, optimizer="adamw", data=STREAM, pictures=False, **own):
+def run_of(
+    devices: int = 1,
+    spread: Spread = "none",
+    *,
+    memory: float = 8e10,
+    optimizer: str = "adamw",
+    data: DataConfig = STREAM,
+    pictures: bool = False,
+    **own: Any,
+) -> StageRun:
     """Eight clips on each device, unless a loop says otherwise."""
     own.setdefault("loop", replace(LOOP, batch_size=8 * devices))
     on = Devices(count=devices, memory=memory, rates=Rates(tflops=100.0, mfu=0.5), spread=spread)
@@ -118,9 +129,8 @@ def test_clips_that_are_precomputed_are_encoded_before_there_is_an_optimiser(cou
 
 
 def test_what_frozen_queries_make_qwen_say_is_read_once_a_row_unless_clips_are_in_memory(counts):
-    own = {"train": ["connector"]}
-    streamed = estimate(run_of(**own), counts)
-    memory = estimate(run_of(data=DataConfig(), **own), counts)
+    streamed = estimate(run_of(train=["connector"]), counts)
+    memory = estimate(run_of(data=DataConfig(), train=["connector"]), counts)
     assert streamed.seconds["reading"] > 0
     assert "reading" not in memory.seconds
     assert memory.flops["training"] > streamed.flops["training"]

@@ -1,6 +1,8 @@
 """What makes a stage fit, where bytes are made up: 64 of weights that may be spread, and 4 a clip."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -10,6 +12,7 @@ from pretrain.plan.estimate import StageRun
 from pretrain.plan.remedies import remedies
 from pretrain.work import DataConfig
 from rlnsp.plan.estimate import RESERVE, Rates
+from rlnsp.plan.spread import Spread
 from rlnsp.plan.stages import Devices, StagePlan
 
 HELD = {"none": 64, "gradients": 48, "weights": 32}
@@ -29,7 +32,14 @@ def plan_of(run):
     )
 
 
-def named(fits_at, devices=1, optimizer="adamw", spread="none", train=("transformer",), **own):
+def named(
+    fits_at: float,
+    devices: int = 1,
+    optimizer: str = "adamw",
+    spread: Spread = "none",
+    train: Sequence[str] = ("transformer",),
+    **own: Any,
+) -> dict[str, float]:
     """The remedies where so many bytes are just enough, and their peaks."""
     on = Devices(count=devices, memory=fits_at / (1 - RESERVE) * 1.0001, rates=Rates(), spread=spread)
     stage = DiffusionConfig(train=list(train), loop=LoopConfig(batch_size=16 * devices), **own)
