@@ -186,8 +186,8 @@ def test_several_devices_that_it_does_not_fit_on_are_told_to_spread_the_weights(
     plan = planned(least, costs, devices=2)
 
     def plan_of(one, spread):
-        of_frozen = {"none": 100.0, "gradients": 120.0, "weights": 60.0}[spread]
-        memory = (plan.peak + 60.0) / (1 - RESERVE) * 1.000001
+        of_frozen = {"none": 1e9, "gradients": 1.2e9, "weights": 6e8}[spread]
+        memory = (plan.peak + 6e8) / (1 - RESERVE) * 1.000001
         return replace(plan, memory=memory, stays={**plan.stays, "frozen": of_frozen})
 
     (one,) = remedies(least, plan_of, can_spread=True)
