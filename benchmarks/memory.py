@@ -11,7 +11,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 
-def peak_bytes(function: Callable[[], None], closed: str = "") -> int:
+def peak_bytes(function: Callable[[], object], closed: str = "") -> int:
     """The most that torch's tensors take at once while ``function`` runs, those from before left out.
 
     On CUDA ``max_memory_allocated`` less what was allocated before; on a CPU the same figure from the

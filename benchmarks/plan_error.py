@@ -10,7 +10,6 @@ of random weights.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks import stage_plan_error
+from benchmarks.compared import CONVOLUTION, MIB, Compared
 from benchmarks.memory import peak_bytes
 from benchmarks.pages import fill, page_to_write
 from benchmarks.random_ltx import SIZE_TINY, random_ltx
@@ -37,25 +38,6 @@ from rlnsp.types import Condition, Scene
 from rlnsp.world import scenes
 
 MARKS = ("<!-- plan error -->", "<!-- /plan error -->")
-MIB = 2**20
-CONVOLUTION = "aten::mkldnn_convolution"
-"""oneDNN's, on a CPU: inside it lays out input, weights and output anew."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Compared:
-    """One piece of work."""
-
-    what: str
-    planned: float
-    measured: float
-
-    @property
-    def error(self) -> float:
-        """Of the plan, as a share of what was measured."""
-        return self.planned / self.measured - 1
-
-
 CASES: dict[str, dict[str, Any]] = {
     "fp32": {},
     "checkpointing": {"gradient_checkpointing": True},
@@ -73,7 +55,7 @@ PIPELINES: dict[str, tuple[Any, dict[str, Any]]] = {
 
 
 def compared(batches: tuple[int, ...] = (2, 8)) -> Iterator[Compared]:
-    """A model call, a training step, a reading, a decoding, by policy, settings and batch; and a rollout."""
+    """Calls, training steps, readings, decodings, by policy, settings and batch; a rollout; and stage 2."""
     for name, own in CASES.items():
         settings = Unified.Config(device="cpu", **own)
         policy, costs = Unified(settings), Costs(Unified.outline(settings))
@@ -90,6 +72,7 @@ def compared(batches: tuple[int, ...] = (2, 8)) -> Iterator[Compared]:
         with TemporaryDirectory() as folder:
             _write(name, Path(folder))
             yield from of_pipeline(name, Path(folder), max(batches))
+    yield from stage_plan_error.compared()
 
 
 def _write(name: str, folder: Path) -> None:

@@ -15,6 +15,7 @@ from rlnsp.interruption import Interrupted, Interruption
 
 if TYPE_CHECKING:
     from rlnsp.distributed import Ranks
+    from rlnsp.plan.stages import Asked, Devices, StagePlan
 
 
 class PretrainCommand:
@@ -37,6 +38,12 @@ class PretrainCommand:
             return 0
         work = partial(stages.pretrain, settings, args.output)
         return _run(work, "pretrain", args, settings.rank_timeout_s)
+
+    def plan(self, asked: Asked, devices: Devices) -> Sequence[StagePlan]:
+        """For ``rlnsp plan --stage pretrain``."""
+        from pretrain.plan.planning import of_pretrain
+
+        return of_pretrain(asked, devices)
 
 
 class SFTCommand:
@@ -61,6 +68,12 @@ class SFTCommand:
         start = stages.check_start(args.policy)
         work = partial(stages.sft, settings, start, args.output)
         return _run(work, "sft", args, settings.rank_timeout_s, "--policy", args.policy)
+
+    def plan(self, asked: Asked, devices: Devices) -> Sequence[StagePlan]:
+        """For ``rlnsp plan --stage sft``."""
+        from pretrain.plan.planning import of_sft
+
+        return of_sft(asked, devices)
 
 
 def _add(parser: argparse.ArgumentParser, output: Path) -> None:

@@ -53,11 +53,33 @@ def build_comprehension(config: ComprehensionConfig, corpus: Sequence[str], fram
     """A randomly initialised model, with a tokenizer made from ``corpus``; seeded by the caller."""
     tokenizer = build_tokenizer(corpus, config.vocab_size)
     ids: dict[str, Any] = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in _VISION_TOKENS}
+    size = sizes(config, len(tokenizer), frame_size)
+    size["text_config"] |= {
+        "bos_token_id": tokenizer.convert_tokens_to_ids("<|endoftext|>"),
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    made = Qwen2_5_VLConfig(
+        **size,
+        vision_start_token_id=ids["vision_start"],
+        vision_end_token_id=ids["vision_end"],
+        image_token_id=ids["image_pad"],
+        video_token_id=ids["video_pad"],
+    )
+    pixels = frame_size * frame_size
+    images = Qwen2VLImageProcessorPil(
+        patch_size=config.patch_size, merge_size=2, min_pixels=pixels, max_pixels=pixels
+    )
+    return Comprehension(Qwen2_5_VLForConditionalGeneration(made), tokenizer, images)
+
+
+def sizes(config: ComprehensionConfig, vocab_size: int, frame_size: int) -> dict[str, Any]:
+    """The model's own settings, without the numbers of its tokens, of which there are ``vocab_size``."""
     head = config.width // config.heads
     section = [head // 2 - 2 * (head // 2 * 3 // 8), head // 2 * 3 // 8, head // 2 * 3 // 8]
-    made = Qwen2_5_VLConfig(
-        text_config={
-            "vocab_size": len(tokenizer),
+    return {
+        "text_config": {
+            "vocab_size": vocab_size,
             "hidden_size": config.width,
             "intermediate_size": 3 * config.width,
             "num_hidden_layers": config.layers,
@@ -65,11 +87,8 @@ def build_comprehension(config: ComprehensionConfig, corpus: Sequence[str], fram
             "num_key_value_heads": max(config.heads // 2, 1),
             "max_position_embeddings": 2048,
             "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": section},
-            "bos_token_id": tokenizer.convert_tokens_to_ids("<|endoftext|>"),
-            "eos_token_id": tokenizer.eos_token_id,
-            "pad_token_id": tokenizer.pad_token_id,
         },
-        vision_config={
+        "vision_config": {
             "depth": config.vision_layers,
             "hidden_size": config.vision_width,
             "intermediate_size": 3 * config.vision_width,
@@ -79,17 +98,8 @@ def build_comprehension(config: ComprehensionConfig, corpus: Sequence[str], fram
             "fullatt_block_indexes": list(range(config.vision_layers)),
             "out_hidden_size": config.width,
         },
-        vision_start_token_id=ids["vision_start"],
-        vision_end_token_id=ids["vision_end"],
-        image_token_id=ids["image_pad"],
-        video_token_id=ids["video_pad"],
-        tie_word_embeddings=True,
-    )
-    pixels = frame_size * frame_size
-    images = Qwen2VLImageProcessorPil(
-        patch_size=config.patch_size, merge_size=2, min_pixels=pixels, max_pixels=pixels
-    )
-    return Comprehension(Qwen2_5_VLForConditionalGeneration(made), tokenizer, images)
+        "tie_word_embeddings": True,
+    }
 
 
 _VISION_TOKENS = ("vision_start", "vision_end", "image_pad", "video_pad")

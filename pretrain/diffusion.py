@@ -39,6 +39,9 @@ from rlnsp.zero import Zero
 Compute = Callable[[Callable[[], Tensor]], Tensor]
 """What calls the work that it is given, which computes a loss."""
 
+HELD_OUT_AT_ONCE = 64
+"""Clips whose noise is drawn together when the held-out loss is measured."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusionConfig:
@@ -181,7 +184,7 @@ def train_diffusion(
         spread = ZeroModel(model, ["transformer", "connector"], ranks, how)
     else:
         spread = SpreadDiT(model, ranks)
-    flow = _Flow(model, config, ranks, spread.compute)
+    flow = FlowLoss(model, config, ranks, spread.compute)
     # Before the first step: where none can be used, that is no news to have at the first evaluation.
     heldout = first_examples(data["heldout"], HELD_OUT_ROWS, skipped, ranks, "held-out ")
 
@@ -189,7 +192,7 @@ def train_diffusion(
         # The same noise each time: the curve then shows the model, not the draw.
         generator = torch.Generator().manual_seed(0)
         drop = 1.0 if config.drop == 1 else 0.0
-        parts = [part for batch in heldout for part in batch.split(64)]
+        parts = [part for batch in heldout for part in batch.split(HELD_OUT_AT_ONCE)]
         own = [sum(value.item() for value in flow(part, generator, drop)) for part in parts]
         spread.forget()
         whole = [sum(values) for values in zip(*ranks.exchange(own), strict=True)]
@@ -221,7 +224,7 @@ def _call(work: Callable[[], Tensor]) -> Tensor:
     return work()
 
 
-class _Flow:
+class FlowLoss:
     """The flow-matching loss of a batch, as far as it is in this process."""
 
     def __init__(
@@ -253,8 +256,9 @@ class _Flow:
         given = None
         if config.first_frame and model.grid(geometry).tokens[0] > 1:
             given = torch.rand(n, generator=generator) < config.first_frame
-        own = torch.arange(len(batch.scenes))
-        parts = [rows for rows in own.split(config.micro_batch_size or max(len(own), 1)) if len(rows)]
+        own = [*range(len(batch.scenes))]
+        at_once = config.micro_batch_size or max(len(own), 1)
+        parts = [own[first : first + at_once] for first in range(0, len(own), at_once)]
         # Where the DiT computes only if all processes do, they must do so as often, forward and backward.
         counts, kept = [len(parts)], False
         if self.ranks.sharded:

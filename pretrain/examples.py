@@ -84,19 +84,19 @@ class Batch:
 
     def _part(self, own: Tensor, first: int, size: int) -> "Batch":
         return replace(
-            self.take(own.nonzero().flatten()),
+            self.take(own.nonzero().flatten().tolist()),
             here=self.here[own] - first,
             total=min(size, self.total - first),
         )
 
-    def take(self, rows: Tensor) -> "Batch":
-        """Of the b those at ``rows``, long; still of B in all."""
+    def take(self, rows: list[int]) -> "Batch":
+        """Of the b those at ``rows``; still of B in all."""
         return Batch(
-            scenes=[self.scenes[row] for row in rows.tolist()],
+            scenes=[self.scenes[row] for row in rows],
             shape=self.shape,
             latents=self.latents[rows] if self.latents is not None and len(rows) else None,
             hidden=self.hidden[rows] if self.hidden is not None and len(rows) else None,
-            contexts=[self.contexts[row] for row in rows.tolist()],
+            contexts=[self.contexts[row] for row in rows],
             here=self.here[rows],
             total=self.total,
         )

@@ -1,6 +1,7 @@
 """The parts of a policy before its text-to-video stages: those that come ready, and those made here."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.models.transformers.transformer_ltx import LTXVideoTransformer3DModel
@@ -60,19 +61,24 @@ def _transformer(config: PretrainConfig) -> LTXVideoTransformer3DModel:
     if given.path is not None:
         return weights.load_transformer(given)
     torch.manual_seed(size.seed)
-    channels = config.vae.latent_channels
-    transformer = LTXVideoTransformer3DModel(
-        in_channels=channels,
-        out_channels=channels,
-        num_layers=size.layers,
-        num_attention_heads=size.heads,
-        attention_head_dim=size.head_dim,
-        cross_attention_dim=size.heads * size.head_dim,
-        caption_channels=size.caption_channels,
-    )
+    transformer = LTXVideoTransformer3DModel(**fresh_transformer(config))
     # LTX-Video's own DiT knows text of this size from its training; a fresh one would hardly hear it.
     transformer.caption_projection.linear_1.weight.data.div_(NORM_WEIGHT * SCALE)
     return transformer
+
+
+def fresh_transformer(config: PretrainConfig) -> dict[str, Any]:
+    """The settings of a DiT that is made here."""
+    size, channels = config.transformer, config.vae.latent_channels
+    return {
+        "in_channels": channels,
+        "out_channels": channels,
+        "num_layers": size.layers,
+        "num_attention_heads": size.heads,
+        "attention_head_dim": size.head_dim,
+        "cross_attention_dim": size.heads * size.head_dim,
+        "caption_channels": size.caption_channels,
+    }
 
 
 def make_initial(config: PretrainConfig, work: Work) -> None:

@@ -163,9 +163,10 @@ def _diffusion(
             continue
         with work.stage(name, asked) as folder:
             model = weights.load_model(Unified.Config(folder=str(work.policy)))
+            # On which it depends what can be computed before; and Qwen then comes with half the bytes.
+            prepare(model, stage)
             place = device_of(device)
             model.place(place)
-            prepare(model, stage)  # on which it depends what can be computed before
             sources = work.sources(model, name, stage, folder)
             model.place(place, waiting=work.idle_parts(stage))
             train_diffusion(name, stage, model, sources, folder, work.workers, work.ranks)

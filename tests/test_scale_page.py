@@ -85,6 +85,9 @@ OF_CONFIG = {"nsp_single_gpu": ["sampler.window.end=3"]}
 def small(words: Sequence[str]) -> list[str]:
     """The command as it is run here."""
     config = words[words.index("--config") + 1] if "--config" in words else ""
+    if "--stage" in words:  # as that command is told it, with a clip for each device
+        stage = words[words.index("--stage") + 1]
+        return [*words, *(said.replace("batch_size=2", "batch_size=16") for said in SMALL[stage])]
     return [*words, *SMALL[words[0]], *OF_CONFIG.get(config, [])]
 
 

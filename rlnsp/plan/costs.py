@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
 from rlnsp.plan.outline import Outline
+from rlnsp.plan.spread import Spreadable
 from rlnsp.plan.tally import Tally, tallied
 from rlnsp.types import Condition
 
@@ -50,6 +52,13 @@ class Costs:
         """The most memory of reading so many scenes at once, of an outline that has a reader."""
         return self._once("reading", rows, 1.0).bytes
 
+    @cached_property
+    def spreadable(self) -> Spreadable:
+        """The denoiser's frozen weights."""
+        two, three = (_frozen(self.outline.denoiser(n)[0]) for n in (2, 3))
+        block, whole = three - two, self.outline.parts[self.outline.spread].bytes
+        return Spreadable(bytes=whole, block=block, outside=whole - self.outline.blocks * block)
+
     def _once(self, kind: str, batch: int, guidance_scale: float) -> Cost:
         key = kind, batch, guidance_scale
         if key not in self._known:
@@ -83,6 +92,11 @@ def _reading(outline: Outline, layers: int, rows: int) -> Tally:
             read(rows)
 
     return tallied(module, work)
+
+
+def _frozen(module: torch.nn.Module) -> int:
+    values = [value for value in module.parameters() if not value.requires_grad]
+    return sum(value.numel() * value.element_size() for value in values)
 
 
 def _decoding(outline: Outline, batch: int) -> Cost:

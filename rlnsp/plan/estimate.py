@@ -12,6 +12,7 @@ from itertools import pairwise
 from statistics import mean
 
 from rlnsp.plan.costs import Costs
+from rlnsp.plan.spread import Spread
 from rlnsp.randomness import Randomness
 from rlnsp.rollout import replay_guidance_scale
 from rlnsp.settings import RunConfig, require
@@ -45,6 +46,7 @@ class Plan:
     """Of each device."""
 
     devices: int
+    spread: Spread
     memory: float
     """Bytes that a device has."""
     stays: Mapping[str, float]
@@ -74,8 +76,13 @@ class Plan:
         return self.peak <= self.memory * (1 - RESERVE)
 
 
-def estimate(run: RunConfig, costs: Costs, *, devices: int, memory: float, rates: Rates) -> Plan:
-    """The plan of a run whose groups are spread over ``devices`` equal ones, each with the whole policy.
+def estimate(
+    run: RunConfig, costs: Costs, *, devices: int, memory: float, rates: Rates, spread: Spread = "none"
+) -> Plan:
+    """The plan of a run whose groups are spread over ``devices`` equal ones.
+
+    Of the policy RL spreads the denoiser's frozen weights alone.  With ``gradients`` they stay whole after
+    their first forward, beside the own part: what is trained is never spread, so that nothing is saved.
 
     Raises:
         ConfigError: the groups cannot be spread.
@@ -116,18 +123,29 @@ def estimate(run: RunConfig, costs: Costs, *, devices: int, memory: float, rates
         "decoding": decoding.flops / decode_batch * samples,
         "training": (step + _references(run) * one_call) * transitions * trainer.updates_per_rollout,
     }
-    peak = rates.tflops * 1e12
     weights: dict[str, dict[str, float]] = {}
     for name, part in outline.parts.items():
         weights.setdefault(part.phase, {})[f"weights of the {name}"] = part.bytes
+    stay = weights.get("", {})
+    gathered, first = {}, {}
+    if spread != "none":
+        held = costs.spreadable
+        own = held.own(spread, devices)
+        stay[f"weights of the {outline.spread}"] = own
+        whole = {"gathered weights": held.gathered(spread, trained=False)}
+        (stay if spread == "gradients" else gathered).update(whole)
+        if spread == "weights":
+            first = {"loading": {"weights that others will hold": held.bytes - own}}
+    peak = rates.tflops * 1e12
     reading = weights.get("reading", {})
     if outline.reader is not None:
         reading["reading"] = costs.reading_bytes(groups + 1)
     return Plan(
         devices=devices,
+        spread=spread,
         memory=memory,
         stays={
-            **weights.get("", {}),
+            **stay,
             "adapter": outline.trained * FP32,
             "its gradient": outline.trained * FP32,
             "optimiser": outline.trained * STATE[trainer.optimizer],
@@ -135,11 +153,13 @@ def estimate(run: RunConfig, costs: Costs, *, devices: int, memory: float, rates
             "conditions": (groups + 1) * length * width * outline.condition_bytes,
         },
         phases={
+            **first,
             **({"reading": reading} if reading else {}),
             # What the rollout keeps are lists; at the end, when they are joined, both are there.
             "rollout": {
                 "steps kept": samples * latent * (1 + max(map(_joining, windows))),
                 "a model call": calls.bytes,
+                **gathered,
             },
             "decoding": {
                 **weights.get("decoding", {}),
@@ -150,6 +170,7 @@ def estimate(run: RunConfig, costs: Costs, *, devices: int, memory: float, rates
                 "steps kept": 3 * kept + samples * latent,
                 "their batch": 3 * transitions * latent,
                 "activations": training.bytes,
+                **gathered,
             },
         },
         seconds={

@@ -32,6 +32,8 @@ class Outline:
 
     parts: Mapping[str, Part]
     """The frozen ones, at full size."""
+    spread: str = "transformer"
+    """Which of them several devices may hold together, where the policy's class has ``shards()``."""
     trained: int
     """Parameters that RL trains, in fp32."""
     blocks: int

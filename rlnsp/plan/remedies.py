@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from rlnsp.plan.estimate import Plan
+from rlnsp.plan.spread import Spread
 from rlnsp.settings import RunConfig
 
 
@@ -17,28 +18,57 @@ class Remedy:
     plan: Plan
 
 
-def remedies(run: RunConfig, plan_of: Callable[[RunConfig], Plan]) -> list[Remedy]:
+Started = tuple[RunConfig, Spread]
+"""A run, and what is spread over its devices."""
+Change = Callable[[RunConfig], RunConfig]
+
+
+def remedies(
+    run: RunConfig,
+    plan_of: Callable[[RunConfig, Spread], Plan],
+    spread: Spread = "none",
+    *,
+    can_spread: bool = False,
+) -> list[Remedy]:
     """Settings that together make the run fit, or all there are; none where it fits as it is.
 
     Those that lower no peak are left out.  First come those that change no number but memory and speed, then
     smaller iterations, which train otherwise.
+
+    Args:
+        run: what does not fit.
+        plan_of: a run's plan.
+        spread: what is spread over its devices.
+        can_spread: whether several could hold the policy's weights together.
     """
     found: list[Remedy] = []
-    before = plan_of(run)
-    for override, changed in _candidates(run, before.devices):
+    before = plan_of(run, spread)
+    candidates: list[tuple[str, Callable[[Started], Started]]] = [
+        (override, _changed(change)) for override, change in _free(run)
+    ]
+    if can_spread and spread != "weights":
+        candidates.append(("--spread weights", lambda now: (now[0], "weights")))
+    candidates += [(override, _changed(change)) for override, change in _smaller(run, before.devices)]
+    now: Started = run, spread
+    for override, changed in candidates:
         if before.fits:
             break
-        tried = changed(run)
-        plan = plan_of(tried)
+        tried = changed(now)
+        plan = plan_of(*tried)
         if plan.peak < before.peak:
             found.append(Remedy(override=override, plan=plan))
-            run, before = tried, plan
+            now, before = tried, plan
     return found
 
 
-def _candidates(run: RunConfig, devices: int) -> list[tuple[str, Callable[[RunConfig], RunConfig]]]:
+def _changed(change: Change) -> Callable[[Started], Started]:
+    return lambda now: (change(now[0]), now[1])
+
+
+def _free(run: RunConfig) -> list[tuple[str, Change]]:
+    """What changes no number but memory and speed."""
     own = run.policy.config
-    candidates: list[tuple[str, Callable[[RunConfig], RunConfig]]] = []
+    candidates: list[tuple[str, Change]] = []
     for key, value, written in (
         ("dtype", "bf16", "bf16"),
         ("gradient_checkpointing", True, "true"),
@@ -52,6 +82,12 @@ def _candidates(run: RunConfig, devices: int) -> list[tuple[str, Callable[[RunCo
         while at > 1:
             at = at // 4 or 1
             candidates.append((f"trainer.{key}={at}", _trainer(key, at)))
+    return candidates
+
+
+def _smaller(run: RunConfig, devices: int) -> list[tuple[str, Change]]:
+    """Smaller iterations."""
+    candidates: list[tuple[str, Change]] = []
     size = run.sampler.window.size
     while size > 1:
         size //= 2
@@ -65,15 +101,15 @@ def _candidates(run: RunConfig, devices: int) -> list[tuple[str, Callable[[RunCo
     return candidates
 
 
-def _policy(key: str, value: object) -> Callable[[RunConfig], RunConfig]:
+def _policy(key: str, value: object) -> Change:
     return lambda run: replace(run, policy=replace(run.policy, config={**run.policy.config, key: value}))
 
 
-def _trainer(key: str, value: int) -> Callable[[RunConfig], RunConfig]:
+def _trainer(key: str, value: int) -> Change:
     return lambda run: replace(run, trainer=replace(run.trainer, **{key: value}))
 
 
-def _window(size: int) -> Callable[[RunConfig], RunConfig]:
+def _window(size: int) -> Change:
     return lambda run: replace(
         run, sampler=replace(run.sampler, window=replace(run.sampler.window, size=size))
     )

@@ -11,11 +11,18 @@ from rlnsp.plan.remedies import Remedy
 if TYPE_CHECKING:
     from rich.table import Table
 
+HOLDING = {
+    "none": "each device holds the whole policy",
+    "gradients": "each device holds the whole policy while it computes, and what is trained throughout",
+    "weights": "devices hold the denoiser's frozen weights together",
+}
+
 
 def as_json(plan: Plan, rates: Rates, found: Sequence[Remedy]) -> dict[str, Any]:
     """Bytes, operations and seconds, of each device."""
     return {
         "devices": plan.devices,
+        "spread": plan.spread,
         "memory": plan.memory,
         "fits": plan.fits,
         "peak": plan.peak,
@@ -54,20 +61,30 @@ def tables(plan: Plan) -> list[Table]:
 
 def verdict(plan: Plan, rates: Rates, found: Sequence[Remedy]) -> str:
     """Whether it fits, what to change if not, and what was assumed."""
-    has = f"{gib(plan.memory)} GiB less {RESERVE:.0%} for CUDA's context and fragments"
+    has = share(plan.memory)
     says = "fits" if plan.fits else "does not fit"
     lines = [f"{says}: {gib(plan.peak)} GiB, the most in {plan.worst_phase}, of {has}"]
-    if found:
-        lines.append("with these, each with those before it:")
-        lines += [f"  {one.override}  ({gib(one.plan.peak)} GiB)" for one in found]
-    if not plan.fits and not (found and found[-1].plan.fits):
-        lines.append("and that is not enough: fewer frames or pixels, a smaller policy, or a larger device")
+    enough = plan.fits or bool(found and found[-1].plan.fits)
+    lines += advice([(one.override, one.plan.peak) for one in found], enough=enough)
     lines.append(
         f"assumed: {rates.tflops:g} TFLOP/s, of which the denoiser reaches {rates.mfu:.0%} and the VAE "
-        f"{rates.decode_mfu:.0%}; rewards, and weights that come and go, take no time; each device holds the "
-        "whole policy"
+        f"{rates.decode_mfu:.0%}; rewards, and weights that come and go, take no time; {HOLDING[plan.spread]}"
     )
     return "\n".join(lines)
+
+
+def advice(found: Sequence[tuple[str, float]], *, enough: bool) -> list[str]:
+    """Lines of what helps, each with the peak that is left, and of whether that is ``enough``."""
+    lines = ["with these, each with those before it:"] if found else []
+    lines += [f"  {override}  ({gib(peak)} GiB)" for override, peak in found]
+    if not enough:
+        lines.append("and that is not enough: fewer frames or pixels, a smaller policy, or a larger device")
+    return lines
+
+
+def share(memory: float) -> str:
+    """Of a device's bytes, what there is and what is left free."""
+    return f"{gib(memory)} GiB less {RESERVE:.0%} for CUDA's context and fragments"
 
 
 def gib(size: float) -> str:

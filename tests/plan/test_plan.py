@@ -12,6 +12,7 @@ from rlnsp.plan import report
 from rlnsp.plan.costs import Costs
 from rlnsp.plan.estimate import GIB, RESERVE, Rates, estimate
 from rlnsp.plan.remedies import Remedy, remedies
+from rlnsp.plan.spread import Spread
 from rlnsp.settings import ConfigError
 
 GRPO = ["algorithm.use=grpo", "sampler.rule=cps", "sampler.window.size=3", "sampler.same_noise=true"]
@@ -33,8 +34,8 @@ def run():
     return config.load("world", [*GRPO, *SMALL])
 
 
-def planned(run, costs, devices=1, memory=80.0 * GIB):
-    return estimate(run, costs, devices=devices, memory=memory, rates=Rates())
+def planned(run, costs, devices=1, memory=80.0 * GIB, spread: Spread = "none"):
+    return estimate(run, costs, devices=devices, memory=memory, rates=Rates(), spread=spread)
 
 
 def test_an_outline_has_the_sizes_of_the_policy(outline):
@@ -140,7 +141,7 @@ def test_where_all_else_is_small_the_reader_is_told_to_wait(run):
         return planned(one, known[waits], memory=memory)
 
     memory = 0.95 * plan_of(tight, 1.0).peak / (1 - RESERVE)
-    found = remedies(tight, lambda one: plan_of(one, memory))
+    found = remedies(tight, lambda one, spread: plan_of(one, memory))
     assert [one.override for one in found] == ["policy.config.offload=[comprehension,vae]"]
     assert found[-1].plan.fits
 
@@ -151,7 +152,7 @@ def test_what_does_not_fit_is_made_to_by_settings_each_of_which_helps(run, costs
     memory = target / (1 - RESERVE)
     known = {json.dumps(run.policy.config): costs}
 
-    def plan_of(one):
+    def plan_of(one, spread="none"):
         policy = json.dumps(one.policy.config)
         if policy not in known:
             known[policy] = Costs(Unified.outline(config.plugin_settings("policies", one.policy, "policy")))
@@ -170,7 +171,7 @@ def test_no_remedy_leaves_a_device_without_a_scene(run, costs):
     """Twelve scenes of two devices may become six, but not three."""
     several = replace(run, trainer=replace(run.trainer, scenes_per_iteration=12))
 
-    def plan_of(one):
+    def plan_of(one, spread):
         return planned(one, costs, devices=2, memory=1.0)
 
     found = [one.override for one in remedies(several, plan_of)]
@@ -191,6 +192,56 @@ def test_the_command_tells_what_would_fit_and_by_its_exit_code_whether_the_run_d
     assert "assumed: 312 TFLOP/s" in said
 
 
+def test_frozen_weights_that_are_spread_are_held_in_parts_and_gathered_where_the_denoiser_computes(
+    run, costs
+):
+    one, spread = (planned(run, costs, devices=2, spread=how) for how in ("none", "weights"))
+    whole = one.stays["weights of the transformer"]
+    assert spread.stays["weights of the transformer"] == whole / 2
+    alike = {**one.stays, "weights of the transformer": whole / 2}
+    assert spread.stays == alike  # the adapter, its gradient and its optimiser too
+    gathered = costs.spreadable.gathered("weights", trained=False)
+    for phase, parts in one.phases.items():
+        more = {} if phase == "decoding" else {"gathered weights": gathered}
+        assert spread.phases[phase] == {**parts, **more}
+    assert spread.phases["loading"] == {"weights that others will hold": whole / 2}  # to begin with
+
+
+def test_blocks_and_what_is_outside_of_them_make_up_the_frozen_transformer(costs):
+    policy = Unified(Unified.Config(device="cpu"))
+    frozen = {name: p for name, p in policy.model.transformer.named_parameters() if not p.requires_grad}
+    blocks = sum(4 * p.numel() for name, p in frozen.items() if "transformer_blocks" in name)
+    held = costs.spreadable
+    assert held.bytes == sum(4 * p.numel() for p in frozen.values())
+    assert held.block == blocks / costs.outline.blocks
+    assert held.outside == held.bytes - blocks
+
+
+def test_spread_gradients_leave_frozen_weights_whole_on_each(run, costs):
+    one, spread = (planned(run, costs, devices=2, spread=how) for how in ("none", "gradients"))
+    assert spread.phases == one.phases
+    assert spread.peak > one.peak
+
+
+def test_several_devices_that_it_does_not_fit_on_are_told_to_spread_the_weights(run, costs):
+    """Before iterations get smaller, and where a policy's may be spread."""
+    least = replace(run, trainer=replace(run.trainer, micro_batch_size=1, rollout_batch_size=1))
+    own = {**run.policy.config, "gradient_checkpointing": True, "decode_batch_size": 1, "dtype": "bf16"}
+    least = replace(least, policy=replace(run.policy, config=own))  # no other setting is left
+    plan = planned(least, costs, devices=2)
+
+    def plan_of(one, spread):
+        of_frozen = {"none": 1e9, "gradients": 1.2e9, "weights": 6e8}[spread]
+        memory = (plan.peak + 6e8) / (1 - RESERVE) * 1.000001
+        return replace(plan, memory=memory, stays={**plan.stays, "frozen": of_frozen})
+
+    (one,) = remedies(least, plan_of, can_spread=True)
+    assert one.override == "--spread weights"
+    assert one.plan.fits
+    assert remedies(least, plan_of, "gradients", can_spread=True)[0].override == "--spread weights"
+    assert remedies(least, plan_of) == []
+
+
 def test_a_run_that_nothing_makes_fit_is_told_so(run, costs):
     plan = planned(run, costs, memory=1.0)
     assert "that is not enough" in report.verdict(plan, Rates(), [])
@@ -205,6 +256,7 @@ def test_a_run_that_nothing_makes_fit_is_told_so(run, costs):
         (["--memory-gb", "-1"], "--memory-gb must be positive"),
         (["--mfu", "1.5"], "--mfu must be in (0, 1]"),
         (["policy.use=rlnsp.testing:ToyPolicy"], "cannot be planned with"),
+        (["--spread", "weights"], "--spread weights: a device alone shares nothing"),
         (["policy.config.train_connector=true"], "counts the adapter's training alone"),
     ],
 )

@@ -14,7 +14,7 @@ from policies.unified import Unified
 from policies.unified.model import UnifiedModel
 from policies.unified.settings import Limits as ReadLimits
 from pretrain import precompute
-from pretrain.diffusion import DiffusionConfig, _Flow, prepare, train_diffusion
+from pretrain.diffusion import DiffusionConfig, FlowLoss, prepare, train_diffusion
 from pretrain.examples import Source, batch_of
 from pretrain.loop import LoopConfig
 from pretrain.skipped import Skipped
@@ -133,7 +133,7 @@ def test_a_batch_whose_queries_are_trained_is_read_with_its_clips(data: Path) ->
     batch = replace(batch_of((GEOMETRY.num_frames, *SIZE), examples), hidden=None)
     config = DiffusionConfig(text="context", context_clips=True)
     with torch.no_grad():
-        read = _Flow(policy.model, config, Ranks())._condition(batch)
+        read = FlowLoss(policy.model, config, Ranks())._condition(batch)
         torch.testing.assert_close(read.embeds, policy.encode(batch.scenes).embeds, rtol=0, atol=1e-6)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from policies.unified.comprehension import CAPTION
 from policies.unified.model import UnifiedModel
 from pretrain.clips import Clips
-from pretrain.diffusion import DiffusionConfig, _Flow, _shift, encode_clips, train_diffusion
+from pretrain.diffusion import DiffusionConfig, FlowLoss, _shift, encode_clips, train_diffusion
 from pretrain.examples import Batch, batch_of
 from pretrain.loop import LoopConfig
 from pretrain.sources import InMemory
@@ -126,7 +126,7 @@ def test_the_parts_of_a_batch_have_the_loss_of_the_whole(
         return batch_of(source.shape, own)
 
     def loss(parts: list[Batch], micro_batch_size: int | None) -> float:
-        flow = _Flow(model_of, DiffusionConfig(micro_batch_size=micro_batch_size), Ranks())
+        flow = FlowLoss(model_of, DiffusionConfig(micro_batch_size=micro_batch_size), Ranks())
         generators = [torch.Generator().manual_seed(0) for _ in parts]
         with torch.no_grad():
             found = [

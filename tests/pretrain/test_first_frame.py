@@ -9,7 +9,7 @@ import torch
 
 from policies.latents import Geometry
 from policies.unified.model import UnifiedModel
-from pretrain.diffusion import DiffusionConfig, _Flow, encode_clips, train_diffusion
+from pretrain.diffusion import DiffusionConfig, FlowLoss, encode_clips, train_diffusion
 from pretrain.examples import Batch, batch_of
 from pretrain.loop import LoopConfig
 from pretrain.sources import InMemory
@@ -38,7 +38,7 @@ def share(source: InMemory, rank: int = 0, count: int = 1) -> Batch:
 def loss(
     model: UnifiedModel, parts: list[Batch], first_frame: float, seed: int = 0, micro: int | None = None
 ) -> float:
-    flow = _Flow(model, DiffusionConfig(first_frame=first_frame, micro_batch_size=micro), Ranks())
+    flow = FlowLoss(model, DiffusionConfig(first_frame=first_frame, micro_batch_size=micro), Ranks())
     with torch.no_grad():
         return sum(
             value.item() for part in parts for value in flow(part, torch.Generator().manual_seed(seed), 0.5)

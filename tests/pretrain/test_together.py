@@ -17,7 +17,7 @@ from torch import Tensor
 from benchmarks.two_processes import DEEPSPEED, FSDP2, ZERO2, ZERO3, launch
 from policies.unified.model import UnifiedModel
 from pretrain import diffusion, precompute
-from pretrain.diffusion import _Flow
+from pretrain.diffusion import FlowLoss
 from rlnsp.cli import main
 from tests.policies.tiny import make_policy_folder
 from tests.videos import BLUE, GREEN, RED, encode, moving, truncated
@@ -81,7 +81,7 @@ def work(argv: list[str], fault: str) -> int:
             "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
             "stopped": lambda: os.kill(os.getpid(), signal.SIGTERM),
         }
-        calls, flow = 0, _Flow.__call__
+        calls, flow = 0, FlowLoss.__call__
 
         def counted(*arguments: Any) -> Any:
             nonlocal calls
@@ -90,7 +90,7 @@ def work(argv: list[str], fault: str) -> int:
                 act[fault]()
             return flow(*arguments)
 
-        pytest.MonkeyPatch().setattr(_Flow, "__call__", counted)
+        pytest.MonkeyPatch().setattr(FlowLoss, "__call__", counted)
     return main(argv)
 
 
