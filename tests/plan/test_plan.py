@@ -202,7 +202,7 @@ def test_frozen_weights_that_are_spread_are_held_in_parts_and_gathered_where_the
     assert spread.stays == alike  # the adapter, its gradient and its optimiser too
     gathered = costs.spreadable.gathered("weights", trained=False)
     for phase, parts in one.phases.items():
-        more = {} if phase == "decoding" else {"gathered weights": gathered}
+        more = {"gathered weights": gathered} if phase in ("rollout", "training") else {}
         assert spread.phases[phase] == {**parts, **more}
     assert spread.phases["loading"] == {"weights that others will hold": whole / 2}  # to begin with
 
