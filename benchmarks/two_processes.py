@@ -217,7 +217,9 @@ def table(runs: Runs) -> str:
             add(f"{name}: two processes, one", policy, runs.end(like, 2), runs.end(like, 1), like)
     like = world("grpo", scenes=4)
     for name, told in (("FSDP2", FSDP2), ("ZeRO-2", ZERO2), ("ZeRO-3", ZERO3)):
-        add(f"grpo: two with {name}, two without", "shipped", runs.end(like, 2, told), runs.end(like, 2), like)
+        add(
+            f"grpo: two with {name}, two without", "shipped", runs.end(like, 2, told), runs.end(like, 2), like
+        )
     like = world("grpo")
     sharing = replace(like, trainer=replace(like.trainer, context_parallel=2))
     add("grpo: two that share tokens, one", "shipped", runs.end(sharing, 2), runs.end(like, 1), like)
