@@ -5,6 +5,7 @@ keeps an fp32 copy of this process's part, on which the optimiser steps.  ``own`
 averages and checkpoints are what they are without it, and a run may go on with another number of processes.
 """
 
+import gc
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -94,15 +95,23 @@ class ZeroModel(nn.Module):
                 whole.load_state_dict(states, assign=True)
                 setattr(model, name, whole)
         self.engine.destroy()
+        self.engine.module_forward_pre_hook.remove()
+        self.engine.module_forward_post_hook.remove()
+        # What it had leads to itself in ways that are not collected, and with ZeRO-3 a list of DeepSpeed's
+        # has this module for good.
+        for emptied in (self.engine.optimizer, self.engine, *self.parts.parameters()):
+            vars(emptied).clear()
         self.engine = None
+        self.parts.clear()
+        self._model.clear()
+        gc.collect()  # the next sub-stage needs the place
 
-    def _whole(self, value: Any) -> Tensor:
-        if not hasattr(value, "ds_id"):
-            return value.detach().cpu().clone()
+    def _whole(self, value: Any) -> Tensor | None:
+        """On rank 0 a copy on the CPU."""
         import deepspeed
 
-        with deepspeed.zero.GatheredParameters([value]):
-            return value.detach().cpu().clone() if self.ranks.main else torch.empty(0)
+        with deepspeed.zero.GatheredParameters([value], enabled=hasattr(value, "ds_id")):
+            return value.detach().to("cpu", copy=True) if self.ranks.main else None
 
 
 class ZeroShards(LocalShards):
@@ -243,7 +252,10 @@ def _window_of_stage_2(value: Any, optimizer: Any, ranks: Ranks) -> Window:
 
 
 def _window_of_stage_3(value: Any, optimizer: Any, ranks: Ranks) -> Window:
-    group, start, count = optimizer.grad_position[optimizer.get_param_id(value)]
-    first = min(ranks.rank * count, value.ds_numel)  # the last part is padded
-    count = min(count, value.ds_numel - first)
-    return Window(optimizer.fp32_partitioned_groups_flat[group], start, count, first)
+    group, start, size = optimizer.grad_position[optimizer.get_param_id(value)]
+    flat = optimizer.fp32_partitioned_groups_flat[group]
+    first = min(ranks.rank * size, value.ds_numel)
+    count = min(size, value.ds_numel - first)
+    # Padding is what was in memory, which may be no number: Prodigy sums over it.
+    flat.data[start + count : start + size] = 0
+    return Window(flat, start, count, first)

@@ -21,7 +21,7 @@ def flatten(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
     for name, value in _leaves(optimizer.state_dict()["state"]):
         if isinstance(value, Tensor):
             own = value.detach().contiguous()
-            place = own.untyped_storage().data_ptr()
+            place = own.data_ptr()
             tensors[f"{_PREFIX}{name}"] = own.clone() if place in known else own
             known.add(place)
         else:

@@ -80,3 +80,13 @@ def test_what_is_shared_or_lies_deeper_is_kept_too(tmp_path):
         assert state["step"] == 3 + number
         assert state["deeper"]["levels"].tolist() == levels.tolist()
         assert state["deeper"]["codes"].tolist() == [number, number]
+
+
+def test_windows_on_one_tensor_are_not_copied():
+    weights, optimizer = stepped(0)
+    row = torch.arange(7.0)
+    for weight, first in zip(weights, (0, 3), strict=True):
+        optimizer.state[weight] = {"exp_avg": row[first : first + weight.numel()]}
+    tensors, _ = optimizer_state.flatten(optimizer)
+    row += 1
+    assert [value.tolist() for value in tensors.values()] == [[1, 2, 3], [4, 5, 6, 7]]

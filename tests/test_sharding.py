@@ -63,6 +63,7 @@ def test_there_are_configs():
         (ZERO2 | {"ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": "nvme"}, "on the CPU are not supp.*nvme"),
         (ZERO2 | {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"}, "micro_batch_size; got 4"),
         (ZERO2 | {"ACCELERATE_GRADIENT_CLIPPING": "1.0"}, "max_grad_norm; got 1.0"),
+        (ZERO2 | {"ACCELERATE_GRADIENT_CLIPPING": "1"}, "max_grad_norm; got 1"),
     ],
 )
 def test_what_is_not_supported_is_refused(said, message, monkeypatch):

@@ -1,9 +1,11 @@
 """``rlnsp sft`` in two real processes, on a tiny policy, pictures and videos, and files that are neither."""
 
+import gc
 import json
 import os
 import re
 import signal
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,8 @@ from benchmarks.two_processes import DEEPSPEED, FSDP2, ZERO2, ZERO3, launch
 from policies.unified.model import UnifiedModel
 from pretrain import diffusion, precompute
 from pretrain.diffusion import FlowLoss
+from pretrain.zero_shards import ZeroModel
+from rlnsp import zero
 from rlnsp.cli import main
 from tests.policies.tiny import make_policy_folder
 from tests.videos import BLUE, GREEN, RED, encode, moving, truncated
@@ -91,7 +95,25 @@ def work(argv: list[str], fault: str) -> int:
             return flow(*arguments)
 
         pytest.MonkeyPatch().setattr(FlowLoss, "__call__", counted)
-    return main(argv)
+    zero.WHOLE_BELOW = 0  # or all weights of so small a model
+    models, join = [], ZeroModel.join
+
+    def joined(spread: ZeroModel) -> None:
+        """Nothing of DeepSpeed's is left, in the process that has all weights again and in the other."""
+        models.append(weakref.ref(spread._model[0]))
+        within = spread.engine.optimizer
+        assert within.reduce_bucket_size * 4 < 6e8  # bytes
+        stepped = [weakref.ref(value) for value in within.optimizer.state]
+        assert stepped
+        del within
+        join(spread)
+        assert not any(value() is not None for value in stepped)
+
+    pytest.MonkeyPatch().setattr(ZeroModel, "join", joined)
+    code = main(argv)
+    gc.collect()
+    assert not any(model() for model in models)
+    return code
 
 
 def both(
