@@ -23,6 +23,7 @@ from pretrain.precompute import precomputed
 from pretrain.skipped import Skipped
 from pretrain.sources import InMemory, Videos, context_frames, usable_clips
 from pretrain.world_data import MANIFEST, write_world
+from rlnsp.dataset.hub import place_of
 from rlnsp.dataset.safety import Limits
 from rlnsp.distributed import Ranks
 from rlnsp.manifest import Scenes, open_manifest
@@ -247,8 +248,8 @@ class Work:
         own = self._geometry.height, self._geometry.width
         return [(shape[0], shape[1]) for shape in self._data.shapes] or [own]
 
-    def _place(self, manifest: str) -> Path:
-        return self._world() if manifest == WORLD else Path(manifest)
+    def _place(self, manifest: str) -> Path | str:
+        return self._world() if manifest == WORLD else place_of(manifest)
 
     def _scenes(self, manifest: str, split: str, *, pictures: bool = True) -> Scenes:
         key = f"{manifest} {pictures}", split
