@@ -50,7 +50,7 @@ class DataConfig:
     shapes: list[list[int]] = field(default_factory=list)
     """[height, width] each, of streamed clips: the one nearest to a video's is taken.  None: the policy's."""
     workers: int = 2
-    """Threads that decode streamed clips ahead."""
+    """Threads that load ahead: they decode streamed clips, and of what was precomputed the context clips."""
     limits: Limits = field(default_factory=Limits)
     """On streamed videos."""
     num_train: int = 9800
@@ -195,7 +195,7 @@ class Work:
     @property
     def workers(self) -> int:
         """Threads that load clips ahead."""
-        return self._data.workers if self._data.clips == "stream" else 0
+        return self._data.workers if self._data.clips != "memory" else 0
 
     def sources(
         self, model: UnifiedModel, stage: str, config: DiffusionConfig, folder: Path

@@ -117,4 +117,8 @@ def _settings(
         said = {key: value for key, value in asdict(chat.config).items() if key not in TRANSPORT}
         settings[name] = said | {"model": chat.model}
     version = hashlib.sha256(json.dumps(hashes(prompts), sort_keys=True).encode()).hexdigest()
-    return {**settings, "prompts": version[:16], "videos": videos if isinstance(videos, str) else str(videos.resolve())}
+    return {
+        **settings,
+        "prompts": version[:16],
+        "videos": videos if isinstance(videos, str) else str(videos.resolve()),
+    }

@@ -66,7 +66,9 @@ def fetch(place: str) -> list[tuple[str, list[Path]]]:
     asked = parse(place)
     import datasets  # slow to import
     from datasets.exceptions import DatasetNotFoundError, DatasetsError
-    from huggingface_hub.errors import HTTPError
+
+    # Of the client that this release of the hub's is built on, one of two.
+    from huggingface_hub.errors import HTTPError  # pyright: ignore[reportPrivateImportUsage]
 
     try:
         # Where a folder of the same name lies here, it is not that which is meant: the scheme says so.
@@ -92,8 +94,7 @@ def fetch(place: str) -> list[tuple[str, list[Path]]]:
         str(split): [Path(file["filename"]).resolve() for file in table.cache_files]
         for split, table in splits.items()
     }
-    if asked.revision is not None:
-        _check_commit(place, asked.name, asked.revision, [file for files in tables.values() for file in files])
+    _check_commit(place, asked, {file.parent.name for files in tables.values() for file in files})
     return list(tables.items())
 
 
@@ -113,19 +114,26 @@ def is_fetched(file: Path, table: Path) -> bool:
     )
 
 
-def _check_commit(place: str, name: str, revision: str, files: list[Path]) -> None:
-    """Where the hub does not have the revision, ``datasets`` takes what the cache has; that is not it."""
+def _check_commit(place: str, asked: HubDataset, found: set[str]) -> None:
+    """Where the hub cannot be asked ``datasets`` takes the newest that its cache has, of any revision.
+
+    Args:
+        place: for messages.
+        asked: the same.
+        found: commits; folders of the cache are named by them.
+    """
     from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
 
-    folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="dataset")
-    ref = folder / "refs" / revision
-    commit = revision if _COMMIT.fullmatch(revision) else ref.read_text().strip() if ref.is_file() else None
-    others = {file.parent.name for file in files} - {commit}
-    if others:
+    commit = asked.revision
+    if commit is None or not _COMMIT.fullmatch(commit):
+        folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=asked.name, repo_type="dataset")
+        ref = folder / "refs" / (asked.revision or "main")
+        commit = ref.read_text(encoding="utf-8").strip() if ref.is_file() else None
+    if found - {commit}:
         raise ConfigError(
-            f"{place}: the revision cannot be fetched, and the cache has another, {min(others)}; check its "
-            "name and the connection, or name that one"
+            f"{place}: this revision cannot be fetched, and what the cache has is commit "
+            f"{min(found - {commit})}; check its name and the connection, or name that one"
         )
 
 

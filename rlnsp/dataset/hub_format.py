@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rlnsp.dataset.hub import fetch, is_fetched, is_on_hub
+from rlnsp.dataset.hub import fetch, is_fetched
 from rlnsp.settings import ConfigError
 
 SUFFIXES = {".parquet": "parquet", ".json": "json"}
@@ -172,7 +172,7 @@ def _held(cell: Any, table: Path) -> Any:
         data, name = cell, None
     # Texts are arrow's binary scalars too.
     is_bytes = isinstance(data, pa.BinaryScalar) and not isinstance(data, pa.StringScalar)
-    if is_bytes and data.is_valid and data.as_buffer().size:
+    if data is not None and is_bytes and data.is_valid and data.as_buffer().size:
         return data.as_buffer()
     if name is not None and name.is_valid and table.suffix == ".arrow":
         file = Path(name.as_py())

@@ -1,10 +1,11 @@
 """One reader of every form of a data set: its rows, each as a line of a manifest.
 
 Forms: a manifest (JSON lines); a folder with one; a folder of videos; tar shards, one or a folder of them; a
-data set of ``datasets``, saved to disk, parquet, JSON or a hub's.  In folders and shards the files of a row have one
-name: ``NAME.mp4`` the video, ``NAME.json`` what a manifest's line would say, ``NAME.txt`` the caption.  In
-shards a name ends at its first dot, as WebDataset has it; in folders it may have more.  Where pictures are
-asked for, one may stand in the video's place.  Rows are read when they are asked for; kept are their places.
+data set of ``datasets``, saved to disk, parquet, JSON, or on a hub.  In folders and shards the files of a row
+have one name: ``NAME.mp4`` the video, ``NAME.json`` what a manifest's line would say, ``NAME.txt`` the
+caption.  In shards a name ends at its first dot, as WebDataset has it; in folders it may have more.  Where
+pictures are asked for, one may stand in the video's place.  Rows are read when they are asked for; kept are
+their places.
 """
 
 import json
@@ -110,10 +111,10 @@ def _folder(path: Path, suffixes: Sequence[str], *, pictures: bool) -> Rows:
         return _tables(path, pictures=pictures)
     shards, names = sorted(path.glob("*.tar")), sorted(_files(path))
     videos = _grouped(path, names, suffixes, _to_known_ending)
-    if not shards and not any(suffix in group for group in videos.values() for suffix in VIDEOS):
-        # A repository may have a picture beside its tables, for its page.
-        if hub_format.parquet_files(path):
-            return _tables(path, pictures=pictures)
+    # Of a repository: beside its tables may be pictures, for its page.
+    clips = any(suffix in group for group in videos.values() for suffix in VIDEOS)
+    if not shards and not clips and hub_format.parquet_files(path):
+        return _tables(path, pictures=pictures)
     if shards and videos:
         raise ConfigError(f"{path}: has tar shards and videos; put them into folders of their own")
     if not shards and not videos:

@@ -17,7 +17,7 @@ class Hub:
     """Its repositories, and what it was asked."""
 
     url: str
-    repositories: dict[str, dict[str, Mapping[str, bytes]]] = field(default_factory=dict)
+    repositories: Mapping[str, Mapping[str, Mapping[str, bytes]]] = field(default_factory=dict)
     """By OWNER/NAME and revision the files by their names."""
     gated: set[str] = field(default_factory=set)
     asked: list[tuple[str, str, str]] = field(default_factory=list)
@@ -137,4 +137,8 @@ def _below(folder: str, files: Mapping[str, bytes], *, deep: bool) -> list[str]:
 def _entry(path: str, files: Mapping[str, bytes]) -> dict[str, Any] | None:
     if path in files:
         return {"type": "file", "path": path, "size": len(files[path]), "oid": _id(files[path])}
-    return {"type": "directory", "path": path, "oid": _id(path.encode())} if _below(path, files, deep=True) else None
+    return (
+        {"type": "directory", "path": path, "oid": _id(path.encode())}
+        if _below(path, files, deep=True)
+        else None
+    )
