@@ -242,7 +242,9 @@ def test_a_table_may_not_name_a_file_outside_its_folder(clips: dict[str, Path], 
     """Nor may one that says that ``datasets`` fetched it: what it fetched lies in its own cache."""
     import datasets
 
-    video = {"bytes": None, "path": str(clips["three"])}
+    cached = Path(datasets.config.HF_DATASETS_CACHE) / "of another.mp4"
+    cached.write_bytes(clips["three"].read_bytes())
+    video = {"bytes": None, "path": str(cached)}
     made = datasets.Dataset.from_list([{"context": "before", "video": video}])
     made.to_parquet(str(tmp_path / "a.parquet"))
     with pytest.raises(ManifestError, match=r"a.parquet, row 0: video '.*' leaves the manifest's folder"):

@@ -1,5 +1,6 @@
 """Data sets on a hub: a real client, in processes of its own, against a hub on this machine."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -79,8 +80,17 @@ def repositories(folder: Path) -> dict[str, dict[str, dict[str, bytes]]]:
     }
 
 
+COMMIT = hashlib.sha1(b"lab/pairs v1").hexdigest()
 NAMES = [
-    *("pairs", "pairs@v1", "configs?config=short", "videos", "configs", "configs?config=none"),
+    *(
+        "pairs",
+        "pairs@v1",
+        f"pairs@{COMMIT}",
+        "configs?config=short",
+        "videos",
+        "configs",
+        "configs?config=none",
+    ),
     *("none", "pairs@none", "gated", "code", "outside", "paths"),
 ]
 
@@ -122,7 +132,12 @@ def readers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Readers]:
 def online(readers: Readers) -> list[dict[str, Any]]:
     """What two processes that start together read; the second one's user is logged in."""
     first, second = readers.start(*NAMES), readers.start("pairs", "closed", HF_TOKEN=TOKEN)
-    return [said_by(first, NAMES), said_by(second, ["pairs", "closed"])]
+    try:
+        return [said_by(first, NAMES), said_by(second, ["pairs", "closed"])]
+    finally:
+        for process in (first, second):
+            process.kill()
+            process.communicate()
 
 
 def test_a_name_says_what_to_load() -> None:
@@ -157,6 +172,7 @@ def test_of_two_processes_one_downloads(online: list[dict[str, Any]], readers: R
 
 def test_a_revision_and_a_config_travel_untouched(online: list[dict[str, Any]], readers: Readers) -> None:
     assert online[0]["pairs@v1"] == [["00000000", "old", "train", 4]]
+    assert online[0][f"pairs@{COMMIT}"] == online[0]["pairs@v1"]
     assert online[0]["configs?config=short"] == [["00000000", "s", "train", 4]]
     assert ("HEAD", "/datasets/lab/pairs/resolve/v1/README.md", "") in readers.hub.asked
     assert any("short.parquet" in path for path in readers.hub.downloads(".parquet"))
