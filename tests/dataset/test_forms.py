@@ -240,7 +240,7 @@ def test_a_folder_of_videos_is_one_whatever_tables_its_folder_data_has(
 
 def test_a_table_may_not_name_a_file_outside_its_folder(clips: dict[str, Path], tmp_path: Path) -> None:
     """Nor may one that says that ``datasets`` fetched it: what it fetched lies in its own cache."""
-    import datasets
+    import datasets.config
 
     cached = Path(datasets.config.HF_DATASETS_CACHE) / "of another.mp4"
     cached.write_bytes(clips["three"].read_bytes())
