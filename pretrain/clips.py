@@ -21,11 +21,11 @@ class Clips:
     fps: float
 
 
-def read_clips(manifest: Path, split: str, shape: tuple[int, int, int], fps: float) -> Clips:
+def read_clips(manifest: Path | str, split: str, shape: tuple[int, int, int], fps: float) -> Clips:
     """Every clip of a split.
 
     Args:
-        manifest: JSON lines; see ``rlnsp.manifest``.
+        manifest: the data set; see ``rlnsp.manifest``.
         split: 'train' or 'heldout'.
         shape: (F, H, W) that every clip must have.
         fps: That every clip must have.

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from rlnsp.dataset import hub_format
 from rlnsp.dataset.frames import nearest_shape
 from rlnsp.dataset.rows import PICTURES
 from rlnsp.dataset.safety import Limits
@@ -23,7 +24,7 @@ PAPER = (255, 255, 255)
 
 def is_picture(path: Path) -> bool:
     """Its name says so."""
-    return path.suffix.lower() in PICTURES
+    return path.suffix.lower() in PICTURES or hub_format.is_picture(path)
 
 
 def sample_picture(path: Path, sizes: Sequence[tuple[int, int]], limits: Limits) -> NDArray[np.uint8]:

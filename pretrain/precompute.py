@@ -15,7 +15,7 @@ from torch import Tensor
 from pretrain.skipped import Skipped
 from pretrain.sources import Precomputed, Videos
 from pretrain.tensor_shards import Made, TensorShards
-from rlnsp.dataset.video import UnusableVideo
+from rlnsp.dataset.video import UnusableVideo, size_of
 from rlnsp.distributed import Ranks
 from rlnsp.types import Scene
 
@@ -105,8 +105,7 @@ def digest_of_contexts(scenes: Sequence[Scene]) -> str:
 
 def _named(file: Path | None) -> tuple[str, int]:
     """Name and size."""
-    size = file.stat().st_size if file is not None and file.is_file() else 0
-    return "/".join(file.parts[-2:]) if file is not None else "", size
+    return ("", 0) if file is None else ("/".join(file.parts[-2:]), size_of(file))
 
 
 def digest_of(tensors: Mapping[str, Tensor]) -> str:

@@ -23,6 +23,7 @@ from pretrain.precompute import precomputed
 from pretrain.skipped import Skipped
 from pretrain.sources import InMemory, Videos, context_frames, usable_clips
 from pretrain.world_data import MANIFEST, write_world
+from rlnsp.dataset.hub import place_of
 from rlnsp.dataset.safety import Limits
 from rlnsp.distributed import Ranks
 from rlnsp.manifest import Scenes, open_manifest
@@ -49,7 +50,7 @@ class DataConfig:
     shapes: list[list[int]] = field(default_factory=list)
     """[height, width] each, of streamed clips: the one nearest to a video's is taken.  None: the policy's."""
     workers: int = 2
-    """Threads that decode streamed clips ahead."""
+    """Threads that load ahead: they decode streamed clips, and of what was precomputed the context clips."""
     limits: Limits = field(default_factory=Limits)
     """On streamed videos."""
     num_train: int = 9800
@@ -194,7 +195,7 @@ class Work:
     @property
     def workers(self) -> int:
         """Threads that load clips ahead."""
-        return self._data.workers if self._data.clips == "stream" else 0
+        return self._data.workers if self._data.clips != "memory" else 0
 
     def sources(
         self, model: UnifiedModel, stage: str, config: DiffusionConfig, folder: Path
@@ -254,8 +255,8 @@ class Work:
         own = self._geometry.height, self._geometry.width
         return [(shape[0], shape[1]) for shape in self._data.shapes] or [own]
 
-    def _place(self, manifest: str) -> Path:
-        return self._world() if manifest == WORLD else Path(manifest)
+    def _place(self, manifest: str) -> Path | str:
+        return self._world() if manifest == WORLD else place_of(manifest)
 
     def _scenes(self, manifest: str, split: str, *, pictures: bool = True) -> Scenes:
         key = f"{manifest} {pictures}", split

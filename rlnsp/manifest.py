@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from rlnsp.atomic import written_whole
 from rlnsp.config import ConfigError
 from rlnsp.dataset.frames import whole_clip
+from rlnsp.dataset.hub import place_of
 from rlnsp.dataset.rows import Row, Rows, open_rows
 from rlnsp.dataset.safety import Limits, UnsafePath, inside
 from rlnsp.dataset.video import UnusableVideo, is_there
@@ -46,7 +47,7 @@ def read_manifest(
     """The scenes of a data set, of one ``split`` or of all; ``rlnsp.dataset.rows`` has its forms.
 
     Args:
-        path: of the manifest, folder, shard or data set.
+        path: of the manifest, folder, shard or data set; or its name on a hub.
         split: such as 'train'.
         need_context: False, and a scene may have none, as a captioned video has; it is then empty.
         limits: that the scenes hand on to whoever reads their videos.
@@ -70,7 +71,7 @@ def open_manifest(
 
     Every row is looked at once, now; with ``need_files`` its files too.  ``pictures``: as ``open_rows``.
     """
-    path = Path(path)
+    path = place_of(path) if isinstance(path, str) else path
     with _as_manifest_error():
         rows = open_rows(path, pictures=pictures)
         if need_files and rows.broken:

@@ -10,6 +10,7 @@ from jinja2 import Environment, StrictUndefined
 from rlnsp import evaluations
 from rlnsp.checkpoint import checkpoints, iteration_of
 from rlnsp.data import WORLD
+from rlnsp.dataset.hub import is_on_hub
 from rlnsp.evaluate import LOWER_IS_BETTER, Interval, paired_difference
 from rlnsp.evaluations import KeptEvaluation
 from rlnsp.opening import EXPORTED
@@ -128,6 +129,8 @@ def _guidance(config: RunConfig) -> float:
 
 
 def _data(name: str) -> str:
+    if is_on_hub(name):
+        return f"the data set `{name}`"
     return "rlnsp's simulated world" if name == WORLD else f"the manifest `{Path(name).name}`"
 
 

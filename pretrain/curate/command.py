@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from rlnsp import config
+from rlnsp.dataset.hub import place_of
 from rlnsp.interruption import Interrupted
 
 EXAMPLE = """\
@@ -14,8 +15,9 @@ examples:
   rlnsp curate shards --url http://gpu1:8000/v1 --url http://gpu2:8000/v1 --llm-url http://gpu3:8000/v1
   rlnsp curate raw/manifest.jsonl --url http://127.0.0.1:8000/v1 pairs=[consecutive] captions=made
 
-VIDEOS is a folder of videos, a manifest, tar shards as WebDataset has them, or a data set of `datasets`.  Run
-again, the same command goes on where it was stopped, and asks nothing twice.
+VIDEOS is a folder of videos, a manifest, tar shards as WebDataset has them, or a data set of `datasets`, on
+a hub as hf://datasets/OWNER/NAME.  Run again, the same command goes on where it was stopped, and asks nothing
+twice.
 """
 
 
@@ -27,7 +29,7 @@ class CurateCommand:
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare its arguments."""
         parser.epilog = EXAMPLE
-        parser.add_argument("videos", type=Path, metavar="VIDEOS", help="what to make pairs of")
+        parser.add_argument("videos", type=place_of, metavar="VIDEOS", help="what to make pairs of")
         parser.add_argument(
             "--config", default="paper", metavar="NAME_OR_PATH", help="a shipped config, or a YAML file"
         )

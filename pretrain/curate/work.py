@@ -28,7 +28,7 @@ TRANSPORT = ("base_urls", "api_key_env", "concurrency", "timeout_s", "retries", 
 """Of a server's settings those that change no answer."""
 
 
-def curate(config: CurateConfig, videos: Path, output: Path, console: Console) -> dict[str, Any]:
+def curate(config: CurateConfig, videos: Path | str, output: Path, console: Console) -> dict[str, Any]:
     """Make pairs of all videos that are not done yet; returns the yield, which is ``report.json`` too.
 
     Args:
@@ -44,7 +44,7 @@ def curate(config: CurateConfig, videos: Path, output: Path, console: Console) -
     began = time.monotonic()
     prompts = read_prompts(config.prompts)
     require(
-        not output.resolve().is_relative_to(videos.resolve()),
+        isinstance(videos, str) or not output.resolve().is_relative_to(videos.resolve()),
         f"--output {output}: is in the folder of the videos, and would be read with them; choose another",
     )
     scenes = open_manifest(videos, need_context=False)
@@ -107,7 +107,7 @@ def _connected(config: ChatConfig, name: str) -> ChatClient:
 
 
 def _settings(
-    config: CurateConfig, videos: Path, prompts: Mapping[str, str], vlm: ChatClient, llm: ChatClient
+    config: CurateConfig, videos: Path | str, prompts: Mapping[str, str], vlm: ChatClient, llm: ChatClient
 ) -> dict[str, Any]:
     """All that what is made depends on."""
     settings = asdict(config)
@@ -117,4 +117,8 @@ def _settings(
         said = {key: value for key, value in asdict(chat.config).items() if key not in TRANSPORT}
         settings[name] = said | {"model": chat.model}
     version = hashlib.sha256(json.dumps(hashes(prompts), sort_keys=True).encode()).hexdigest()
-    return {**settings, "prompts": version[:16], "videos": str(videos.resolve())}
+    return {
+        **settings,
+        "prompts": version[:16],
+        "videos": videos if isinstance(videos, str) else str(videos.resolve()),
+    }

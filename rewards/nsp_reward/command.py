@@ -10,10 +10,10 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 from rlnsp import config
+from rlnsp.dataset.hub import place_of
 from rlnsp.settings import ConfigError, require
 
 EXAMPLE = """\
@@ -87,7 +87,7 @@ def _add_eval(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--config", default="world", metavar="NAME_OR_PATH", help="whose nsp_reward (world)")
     group.add_argument(
-        "--manifest", type=Path, metavar="FILE", help="clips with a column 'passes', not the world's"
+        "--manifest", type=place_of, metavar="FILE", help="clips with a column 'passes', not the world's"
     )
     group.add_argument("--clips", type=int, default=256, metavar="N", help="how many (256)")
     group.add_argument("--json", action="store_true", help="print JSON in place of tables")

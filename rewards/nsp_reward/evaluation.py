@@ -44,7 +44,7 @@ def world_clips(n: int, seed: int = 0) -> list[Labelled]:
     ]
 
 
-def manifest_clips(path: Path, n: int) -> list[Labelled]:
+def manifest_clips(path: Path | str, n: int) -> list[Labelled]:
     """The first ``n`` clips of a manifest, each with a video and a column ``passes``, true or false.
 
     Raises:

@@ -8,10 +8,10 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlnsp import config, plugins
+from rlnsp.dataset.hub import place_of
 from rlnsp.declaration import declared
 from rlnsp.settings import ConfigError
 
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "overrides", nargs="*", metavar="a.b=c", help="settings, such as rewards.NAME.config.x=1"
     )
     parser.add_argument(
-        "--manifest", type=Path, metavar="FILE", help="test on its scenes and videos, not the world's"
+        "--manifest", type=place_of, metavar="FILE", help="test on its scenes and videos, not the world's"
     )
     parser.add_argument("--scenes", type=int, default=16, metavar="N", help="how many scenes to test on (16)")
     parser.add_argument(

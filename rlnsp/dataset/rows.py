@@ -1,10 +1,11 @@
 """One reader of every form of a data set: its rows, each as a line of a manifest.
 
 Forms: a manifest (JSON lines); a folder with one; a folder of videos; tar shards, one or a folder of them; a
-data set of ``datasets``, saved to disk, parquet or JSON.  In folders and shards the files of a row have one
-name: ``NAME.mp4`` the video, ``NAME.json`` what a manifest's line would say, ``NAME.txt`` the caption.  In
-shards a name ends at its first dot, as WebDataset has it; in folders it may have more.  Where pictures are
-asked for, one may stand in the video's place.  Rows are read when they are asked for; kept are their places.
+data set of ``datasets``, saved to disk, parquet, JSON, or on a hub.  In folders and shards the files of a row
+have one name: ``NAME.mp4`` the video, ``NAME.json`` what a manifest's line would say, ``NAME.txt`` the
+caption.  In shards a name ends at its first dot, as WebDataset has it; in folders it may have more.  Where
+pictures are asked for, one may stand in the video's place.  Rows are read when they are asked for; kept are
+their places.
 """
 
 import json
@@ -18,7 +19,7 @@ from itertools import accumulate
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from rlnsp.dataset import hub_format
+from rlnsp.dataset import hub, hub_format
 from rlnsp.dataset.safety import UnsafePath, inside
 from rlnsp.dataset.shards import open_shard
 from rlnsp.settings import ConfigError
@@ -74,38 +75,46 @@ class Rows(Sequence[Row]):
             yield from map(read, range(count))
 
 
-def open_rows(path: Path, *, pictures: bool = False) -> Rows:
+def open_rows(path: Path | str, *, pictures: bool = False) -> Rows:
     """The rows of a data set in any form.
 
     Args:
-        path: of the data set.
-        pictures: in folders and shards, a picture that has no video of its name is a row too.
+        path: of the data set; or its name on a hub, as ``rlnsp.dataset.hub`` has it.
+        pictures: in folders and shards, a picture that has no video of its name is a row too; in tables, the
+            picture of a row that has no video is taken for it.
 
     Raises:
         ConfigError: there is none, or it is none of the forms, or of several.
     """
+    if hub.is_on_hub(path):
+        return _tables(path, pictures=pictures)
+    path = Path(path)
     suffixes = (*VIDEOS, *PICTURES) if pictures else VIDEOS
     if path.is_dir():
-        return _folder(path, suffixes)
+        return _folder(path, suffixes, pictures=pictures)
     if not path.is_file():
         raise ConfigError(
             f"{path}: no such manifest; give a JSON-lines file, a folder of videos or of tar shards, a data "
-            "set of `datasets`, or 'world' for the embedded world"
+            f"set of `datasets`, on a hub as {hub.SCHEME}OWNER/NAME, or 'world' for the embedded world"
         )
     if path.suffix == ".tar":
         return _shards([path], suffixes)
     if path.suffix in hub_format.SUFFIXES:
-        return _tables(path)
+        return _tables(path, pictures=pictures)
     return _lines(path)
 
 
-def _folder(path: Path, suffixes: Sequence[str]) -> Rows:
+def _folder(path: Path, suffixes: Sequence[str], *, pictures: bool) -> Rows:
     if (path / MANIFEST).is_file():
         return _lines(path / MANIFEST)
     if hub_format.is_saved(path) or any(path.glob("*.parquet")):
-        return _tables(path)
+        return _tables(path, pictures=pictures)
     shards, names = sorted(path.glob("*.tar")), sorted(_files(path))
     videos = _grouped(path, names, suffixes, _to_known_ending)
+    # Of a repository: beside its tables may be pictures, for its page.
+    clips = any(suffix in group for group in videos.values() for suffix in VIDEOS)
+    if not shards and not clips and hub_format.parquet_files(path):
+        return _tables(path, pictures=pictures)
     if shards and videos:
         raise ConfigError(f"{path}: has tar shards and videos; put them into folders of their own")
     if not shards and not videos:
@@ -276,19 +285,23 @@ def _text(data: bytes, where: str) -> str:
         raise ConfigError(f"{where}: not UTF-8 text ({error.reason}); save it as UTF-8") from error
 
 
-def _tables(path: Path) -> Rows:
+def _tables(place: Path | str, *, pictures: bool) -> Rows:
     # Videos are named from the folder that holds the table.
     parts: list[tuple[int, Callable[[int], Row]]] = []
     before = 0
-    for split, where, table in hub_format.open_tables(path):
-        parts.append((len(table), _table_part(split, where, table, before)))
-        before += len(table)
+    for part in hub_format.open_tables(place):
+        parts.append((len(part.table), _table_part(part, before, pictures=pictures)))
+        before += len(part.table)
     return Rows(parts)
 
 
-def _table_part(split: str, where: Path, table: Any, before: int) -> Callable[[int], Row]:
+def _table_part(part: hub_format.Part, before: int, *, pictures: bool) -> Callable[[int], Row]:
     def read(row: int) -> Row:
-        said = {"id": f"{before + row:08d}", "split": split, **hub_format.values_of(table, where, row)}
-        return Row(where=f"{where}, row {row}", root=where.parent, values=said)
+        said = hub_format.values_of(part, row, pictures=pictures)
+        return Row(
+            where=f"{part.name}, row {part.first + row}",
+            root=part.path.parent,
+            values={"id": f"{before + row:08d}", "split": part.split, **said},
+        )
 
     return read

@@ -43,6 +43,14 @@ def is_there(path: Path) -> bool:
         return False
 
 
+def size_of(path: Path) -> int:
+    """Bytes, also of a member of a shard or a cell of a table; 0 where there is none."""
+    if path.is_file():
+        return path.stat().st_size
+    held = _within(path)
+    return held[0] if held else 0
+
+
 def place_of(path: Path, limits: Limits) -> str | io.BytesIO:
     """What to open in the place of ``path``: the file, or the bytes that a shard or a table has.
 
@@ -139,5 +147,4 @@ def _within(path: Path) -> tuple[int, Callable[[], bytes]] | None:
     for above in path.parents:
         if above.suffix == ".tar" and above.is_file():
             return _member(open_shard(above), path.relative_to(above).as_posix())
-    data = hub_format.embedded(path)
-    return None if data is None else (len(data), lambda: data)
+    return hub_format.embedded(path)

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from webdataset.writer import ShardWriter
 
+from rlnsp.dataset.safety import Limits
+from rlnsp.dataset.video import size_of
 from rlnsp.manifest import ManifestError, open_manifest, read_clip, read_manifest, write_manifest
 from rlnsp.types import Scene
 from tests.videos import BLUE, GREEN, RED, encode, moving
@@ -110,6 +112,17 @@ def as_parquet(folder: Path, clips: dict[str, Path]) -> Path:
     return folder
 
 
+def as_downloaded(folder: Path, clips: dict[str, Path]) -> Path:
+    """A repository of a hub, whole."""
+    whole = table(clips).remove_columns("split")
+    (folder / "data").mkdir()
+    for row, name in enumerate(("train-00000-of-00002", "validation-00000-of-00001", "train-00001-of-00002")):
+        whole.select([row]).to_parquet(str(folder / "data" / f"{name}.parquet"))
+    (folder / "README.md").write_text("# Pairs")
+    (folder / "figure.png").write_bytes(b"of its page")
+    return folder
+
+
 def as_paths_in_json(folder: Path, clips: dict[str, Path]) -> Path:
     lay_down(folder, clips)
     rows = [row | {"video": f"{name}.mp4"} for name, row in zip(NAMES, ROWS, strict=True)]
@@ -119,7 +132,7 @@ def as_paths_in_json(folder: Path, clips: dict[str, Path]) -> Path:
 
 FORMS = [
     *(as_manifest, as_folder_with_manifest, as_folder, as_shards, as_manifest_of_shards),
-    *(as_saved, as_saved_splits, as_parquet, as_paths_in_json),
+    *(as_saved, as_saved_splits, as_parquet, as_downloaded, as_paths_in_json),
 ]
 
 
@@ -143,7 +156,7 @@ def test_every_form_reads_as_the_same_scenes(lay_out: Any, clips: dict[str, Path
         assert np.array_equal(frames, expected)
         assert fps == rate
     assert [scene.id for scene in read_manifest(path, "heldout")] == ["a/two"]
-    lazily = open_manifest(path, "train")
+    lazily = open_manifest(path, "train", pictures=True)
     assert {scene.id for scene in lazily} == {"a/one", "three"}
     assert len(lazily) == 2
     assert lazily[1] == scenes[lazily[1].id]
@@ -196,6 +209,63 @@ def test_rows_of_several_tables_have_ids_of_their_own(clips: dict[str, Path], tm
     datasets.DatasetDict(**parts).save_to_disk(str(tmp_path / "saved"))
     found = {scene.id: scene.caption for scene in read_manifest(tmp_path / "saved")}
     assert found == {"00000000": "One.", "00000001": "Three.", "00000002": "Two."}
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("train-00000-of-00001", "train"),
+        ("test", "heldout"),
+        ("dev_1", "heldout"),
+        ("my.Validation.part", "heldout"),
+        ("latest", "train"),
+        ("0000", "train"),
+    ],
+)
+def test_a_word_of_a_tables_name_is_its_split(
+    clips: dict[str, Path], tmp_path: Path, name: str, split: str
+) -> None:
+    table(clips).remove_columns("split").to_parquet(str(tmp_path / f"{name}.parquet"))
+    assert {scene.split for scene in read_manifest(tmp_path)} == {split}
+
+
+def test_a_folder_of_videos_is_one_whatever_tables_its_folder_data_has(
+    clips: dict[str, Path], tmp_path: Path
+) -> None:
+    lay_down(tmp_path / "data", clips)
+    table(clips).to_parquet(str(tmp_path / "data" / "index.parquet"))
+    found = read_manifest(tmp_path, need_context=False)
+    assert [scene.id for scene in found] == [f"data/{name}" for name in NAMES]
+
+
+def test_a_table_may_not_name_a_file_outside_its_folder(clips: dict[str, Path], tmp_path: Path) -> None:
+    """Nor may one that says that ``datasets`` fetched it: what it fetched lies in its own cache."""
+    import datasets.config
+
+    cached = Path(datasets.config.HF_DATASETS_CACHE) / "of another.mp4"
+    cached.write_bytes(clips["three"].read_bytes())
+    video = {"bytes": None, "path": str(cached)}
+    made = datasets.Dataset.from_list([{"context": "before", "video": video}])
+    made.to_parquet(str(tmp_path / "a.parquet"))
+    with pytest.raises(ManifestError, match=r"a.parquet, row 0: video '.*' leaves the manifest's folder"):
+        read_manifest(tmp_path)
+    made.save_to_disk(str(tmp_path / "saved"))
+    (arrow,) = (tmp_path / "saved").glob("*.arrow")
+    write_manifest(
+        tmp_path / "m.jsonl", [{"id": "x", "context": "c", "video": f"saved/{arrow.name}/@video/0"}]
+    )
+    with pytest.raises(ManifestError, match="@video/0' is not there"):
+        read_manifest(tmp_path / "m.jsonl")
+
+
+def test_videos_in_a_table_are_as_large_as_their_files_and_bounded(
+    clips: dict[str, Path], tmp_path: Path
+) -> None:
+    scene = next(one for one in read_manifest(as_parquet(tmp_path, clips)) if one.id == "three")
+    assert scene.video is not None
+    assert size_of(scene.video) == clips["three"].stat().st_size
+    with pytest.raises(ManifestError, match="more than max_file_mb 1e-05"):
+        read_clip(scene.video, limits=Limits(max_file_mb=1e-5))
 
 
 def test_a_row_beside_a_video_cannot_name_another(clips: dict[str, Path], tmp_path: Path) -> None:

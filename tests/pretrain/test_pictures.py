@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pyarrow.parquet import write_table
 
 from pretrain.batches import ClipBatches
 from pretrain.pictures import sample_picture
 from pretrain.skipped import Skipped
-from pretrain.sources import Videos
+from pretrain.sources import Videos, load_clip
 from rlnsp.config import ConfigError
 from rlnsp.dataset.safety import Limits
 from rlnsp.dataset.video import UnusableVideo
@@ -147,6 +148,50 @@ def test_a_stage_sees_pictures_and_videos_of_every_form_each_in_batches_of_its_o
     tokens = {shape: batch.latents.shape[1] for shape, batch in found.items() if batch.latents is not None}
     assert tokens == {(5, *SIZE): 2 * 4 * 8, (1, *SIZE): 4 * 8}
     assert {"still" in scene.id for scene in found[1, *SIZE].scenes} == {True}
+
+
+@pytest.fixture
+def pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A table: a captioned picture; a video with its thumbnail; a picture that lies beside the table."""
+    import datasets
+
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = folder_of_both(tmp_path / "data")
+    image, video = (
+        {"bytes": (folder / name).read_bytes(), "path": None} for name in ("sub/still.png", "clip.mp4")
+    )
+    rows = [
+        {"id": "still", "caption": "It is still.", "image": image, "video": None},
+        {"id": "clip", "caption": "It is clip.", "image": image, "video": video},
+        {"id": "beside", "caption": "It is beside.", "image": {"path": "sub/still.png"}, "video": None},
+    ]
+    table = datasets.Dataset.from_list(rows).cast_column("image", datasets.Image())
+    # As they are: datasets' own writer would put the picture that lies beside the table into it.
+    write_table(table.cast_column("video", datasets.Video()).data.table, folder / "pairs.parquet")
+    return folder / "pairs.parquet"
+
+
+def test_a_picture_in_a_table_is_what_it_is_in_a_folder(pairs: Path, tmp_path: Path) -> None:
+    scenes = {scene.id: scene for scene in open_manifest(pairs, need_context=False, pictures=True)}
+    expected = sample_picture(tmp_path / "data" / "sub" / "still.png", [SIZE], Limits())
+    model = make_model()
+    for name in ("still", "beside"):
+        assert scenes[name].columns == {}
+        found = load_clip(scenes[name], model.geometry, [SIZE], Limits())
+        assert np.array_equal(found, expected)
+    assert load_clip(scenes["clip"], model.geometry, [SIZE], Limits()).shape == (5, *SIZE, 3)
+    for limits in (Limits(max_pixels=100), Limits(max_file_mb=1e-5)):
+        with pytest.raises(UnusableVideo, match=r"more than max_") as error:
+            load_clip(scenes["still"], model.geometry, [SIZE], limits)
+        assert error.value.kind == "too large"
+
+
+def test_commands_that_want_videos_look_past_pictures_in_tables(pairs: Path) -> None:
+    scenes = {scene.id: scene for scene in open_manifest(pairs, need_context=False)}
+    assert scenes["still"].video is None
+    assert scenes["beside"].video is None
+    assert scenes["clip"].video is not None
+    assert all(scene.columns == {} for scene in scenes.values())
 
 
 def test_a_picture_is_encoded_as_the_first_frame_of_a_clip_is() -> None:

@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -94,6 +95,11 @@ def test_nothing_is_written_for_a_manifest_that_does_not_fit(tmp_path: Path, wor
     ):
         pass
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(("clips", "threads"), [("memory", 0), ("stream", 3), ("precomputed", 3)])
+def test_what_is_loaded_from_files_is_loaded_ahead(tmp_path: Path, clips: Any, threads: int) -> None:
+    assert Work(tmp_path, DataConfig(clips=clips, workers=3), GEOMETRY).workers == threads
 
 
 def test_a_world_without_clips_is_refused() -> None:
