@@ -68,6 +68,8 @@ class LoopConfig:
         for name in ("steps", "batch_size", "evaluate_every", "save_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1; got {getattr(self, name)}")
+        if not self.max_grad_norm > 0:
+            raise ConfigError(f"max_grad_norm must be positive; got {self.max_grad_norm}")
         if not 0 <= self.ema_decay < 1:
             raise ConfigError(f"ema_decay must be in [0, 1); got {self.ema_decay}")
         if self.optimizer == "adamw_8bit":

@@ -153,6 +153,7 @@ def test_bad_input_of_sft_is_one_line_and_writes_nothing(
         ("text_to_video.vae.drop=0.1", "text_to_video.vae: a sub-stage gets a folder of its name"),
         ("geometry.num_frames=8", "geometry.num_frames must be 4 k + 1 for this VAE; got 8"),
         ("vae.loop.steps=0", "steps must be at least 1; got 0"),
+        ("vae.loop.max_grad_norm=0", "max_grad_norm must be positive; got 0"),
         ("data.num_train=0", "data.num_train must be at least 1; got 0"),
     ],
 )
