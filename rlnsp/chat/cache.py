@@ -4,6 +4,8 @@ import sqlite3
 import threading
 from pathlib import Path
 
+from tenacity import retry, retry_if_exception_message, stop_after_delay, wait_random
+
 from rlnsp.chat.question import Answer
 from rlnsp.settings import ConfigError
 
@@ -24,16 +26,24 @@ class AnswerCache:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = sqlite3.connect(path, WAIT_S, isolation_level=None, check_same_thread=False)
-            # A write-ahead log needs no flush to disk for each answer, and readers do not wait for writers.
-            self._file.execute("PRAGMA journal_mode=WAL")
-            self._file.execute("PRAGMA synchronous=NORMAL")
-            self._file.execute(
-                "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT NOT NULL)"
-            )
+            self._begin()
         except (sqlite3.Error, OSError) as error:
             raise ConfigError(
                 f"{path}: cannot be used as an answer cache ({error}); name another file, or remove this one"
             ) from error
+
+    # Where two begin a file at once, SQLite does not wait, lest each waits for the other, and says so.
+    @retry(
+        retry=retry_if_exception_message(match=".*locked"),
+        stop=stop_after_delay(WAIT_S),
+        wait=wait_random(0.01, 0.1),
+        reraise=True,
+    )
+    def _begin(self) -> None:
+        # A write-ahead log needs no flush to disk for each answer, and readers do not wait for writers.
+        self._file.execute("PRAGMA journal_mode=WAL")
+        self._file.execute("PRAGMA synchronous=NORMAL")
+        self._file.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT NOT NULL)")
 
     def get(self, key: str) -> Answer | None:
         """None where there is none."""

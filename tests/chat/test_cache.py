@@ -1,8 +1,10 @@
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -49,6 +51,26 @@ def test_many_may_open_and_write_one_file_at_once(tmp_path):
         list(pool.map(write, range(8)))
     cache = AnswerCache(path)
     assert all(cache.get(f"{number} {n}") for number in range(8) for n in range(20))
+
+
+def test_of_two_that_begin_a_file_at_once_each_gets_it(tmp_path, monkeypatch):
+    """SQLite tells one of them at once that the file is locked, however long it would wait."""
+
+    class Beginning(sqlite3.Connection):
+        refused = 0
+
+        def execute(self, sql, *more):
+            if "journal_mode" in sql and Beginning.refused < 3:
+                Beginning.refused += 1
+                raise sqlite3.OperationalError("database is locked")
+            return super().execute(sql, *more)
+
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", partial(connect, factory=Beginning))
+    cache = AnswerCache(tmp_path / "answers.sqlite")
+    assert Beginning.refused == 3
+    cache.put("a", ANSWER)
+    assert cache.get("a") == ANSWER
 
 
 def test_a_file_that_is_no_cache_is_refused_by_name(tmp_path):
