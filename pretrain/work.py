@@ -231,11 +231,8 @@ class Work:
         return found
 
     def idle_parts(self, config: DiffusionConfig) -> set[str]:
-        """Those of a model that its ``sources`` and the stage call no more, or once: they need no place."""
-        idle = set() if self._data.clips == "stream" else {"vae"}
-        if self._data.clips == "precomputed" and "queries" not in config.train:
-            idle.add("comprehension")
-        return idle
+        """Those of a model that a stage calls no more, once it has its ``sources``."""
+        return idle_parts(self._data, config)
 
     def tell_skipped(self, folder: Path) -> None:
         """Say how many clips a stage passed over."""
@@ -298,6 +295,14 @@ class Work:
                 write_json(folder / "done.json", {"settings": settings})
         self.ranks.exchange(None)
         return folder / MANIFEST
+
+
+def idle_parts(data: DataConfig, config: DiffusionConfig) -> set[str]:
+    """Parts of a model that a stage calls no more, or once, when what they say is at hand."""
+    idle = set() if data.clips == "stream" else {"vae"}
+    if data.clips == "precomputed" and "queries" not in config.train:
+        idle.add("comprehension")
+    return idle
 
 
 def _folder_of(manifest: str) -> str:

@@ -15,7 +15,7 @@ from pretrain.examples import Shape
 from pretrain.loop import HELD_OUT_ROWS, check_spread
 from pretrain.plan.counting import Counts
 from pretrain.plan.outline import Parts
-from pretrain.work import WORLD, DataConfig
+from pretrain.work import WORLD, DataConfig, idle_parts
 from rlnsp.plan.costs import Cost
 from rlnsp.plan.estimate import FP32, STATE
 from rlnsp.plan.stages import Devices, StagePlan
@@ -28,6 +28,7 @@ SCRATCH = {"adamw": 0, "adamw_8bit": 0, "prodigy": FP32}
 AT_ONCE = {"memory": 64, "precomputed": 1}
 """Clips that are encoded at a time before the first step."""
 FP64 = 8
+NAMES = {"comprehension": "Qwen", "vae": "VAE"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +138,9 @@ def _phases(run: StageRun, counts: Counts, step: Step) -> dict[str, dict[str, fl
     if data.clips == "memory" and (run.config.manifest or data.manifest) == WORLD:
         rows = data.num_train + data.num_heldout
         weights["latents of all clips"] = FP32 * float(rows * counts.numbers_of_latent(step.shape))
-    there = {**weights, "DiT": own, "optimiser": STATES[run.optimizer] * trained}
+    idle = {NAMES[part] for part in idle_parts(data, run.config)}
+    there = {name: value for name, value in weights.items() if name not in idle}
+    there |= {"DiT": own, "optimiser": STATES[run.optimizer] * trained}
     lent, gathered = {}, {}
     if run.config.loop.ema_decay:
         there["average"] = FP32 * trained

@@ -115,6 +115,24 @@ def test_while_the_average_is_measured_the_weights_wait_aside(counts):
     assert "gradients" not in found["evaluating"]
 
 
+@pytest.mark.parametrize(
+    ("clips", "train", "gone"),
+    [
+        ("stream", ["connector"], set()),
+        ("memory", ["connector"], {"VAE"}),
+        ("precomputed", ["queries", "connector"], {"VAE"}),
+        ("precomputed", ["connector"], {"Qwen", "VAE"}),
+    ],
+)
+def test_parts_that_wait_on_the_cpu_while_a_stage_trains_take_no_place_then(counts, clips, train, gone):
+    plan = estimate(run_of(data=replace(STREAM, clips=clips), train=train), counts)
+    before, *_ = plan.phases.values()
+    assert {"Qwen", "VAE"} <= before.keys()
+    for phase, parts in plan.phases.items():
+        if phase in ("training", "stepping", "evaluating"):
+            assert {"Qwen", "VAE"} - parts.keys() == gone, phase
+
+
 def test_clips_that_are_precomputed_are_encoded_before_there_is_an_optimiser(counts):
     streamed, before = (
         estimate(run_of(data=replace(STREAM, clips=clips)), counts) for clips in ("stream", "precomputed")
@@ -125,6 +143,7 @@ def test_clips_that_are_precomputed_are_encoded_before_there_is_an_optimiser(cou
     assert streamed.seconds["encoding"] > 0 == streamed.encoding_seconds
     assert "encoding" not in before.seconds
     assert before.encoding_seconds == pytest.approx(1000 * streamed.seconds["encoding"] / 8)
+    del streamed.phases["training"]["VAE"]  # which is called no more
     assert streamed.phases["training"] == before.phases["training"]
 
 
