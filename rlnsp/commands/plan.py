@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rlnsp import config, plugins
 from rlnsp.commands.train import add_config_arguments, overrides_of
+from rlnsp.plan.spread import SPREADS
 from rlnsp.settings import ConfigError, RunConfig, require
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--spread",
-        choices=("none", "gradients", "weights"),
+        choices=SPREADS,
         default="none",
         help="what they hold together: nothing; gradients, optimiser states and averages (as with "
         "fsdp2_zero2.yaml and ZeRO-2); or weights, too (fsdp2.yaml, ZeRO-3) (none)",
