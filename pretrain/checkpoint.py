@@ -4,7 +4,7 @@ It is the same file however many processes wrote it, and whether the weights wer
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,8 @@ class Checkpoint:
         state, rest = optimizer_state.flatten(self.optimizer)
         tensors |= state
         if self.shards.spread:
-            tensors = {key: self.shards.gather(self._name(key), value) for key, value in tensors.items()}
+            owners = self._owners(tensors)
+            tensors = {key: self.shards.gather(owners[key], value) for key, value in tensors.items()}
             if not self.shards.ranks.main:
                 return
         note = {"step": step, "record": record, "settings": self.settings, "optimizer": rest}
@@ -76,7 +77,7 @@ class Checkpoint:
                 shapes = {key: file.get_slice(key).get_shape() for key in keys}
                 expected = {f"parameter.{key}": [*shape] for key, shape in self.shards.shapes.items()}
                 same = expected == {key: shapes[key] for key in keys if key.startswith("parameter.")}
-                tensors = {key: self._read(file, key) for key in keys} if same else {}
+                tensors = self._read(file, keys) if same else {}
         except SafetensorError as error:
             raise ConfigError(
                 f"{self.path}: damaged ({error}); remove it to start {self.stage} anew"
@@ -98,14 +99,17 @@ class Checkpoint:
         optimizer_state.restore(self.optimizer, tensors, json.loads(metadata["optimizer"]))
         return step, json.loads(metadata.get("record", "{}"))
 
-    def _read(self, file: Any, key: str) -> Tensor:
-        return self.shards.read(file, key, self._name(key)) if self.shards.spread else file.get_tensor(key)
+    def _read(self, file: Any, keys: Collection[str]) -> dict[str, Tensor]:
+        if not self.shards.spread:
+            return {key: file.get_tensor(key) for key in keys}
+        return {key: self.shards.read(file, key, name) for key, name in self._owners(keys).items()}
 
-    def _name(self, key: str) -> str:
-        """The parameter that a tensor of the file belongs to."""
-        kind, _, rest = key.partition(".")
-        if kind != "optimizer":
-            return rest
+    def _owners(self, keys: Iterable[str]) -> dict[str, str]:
+        """The parameter that each tensor of the file belongs to."""
         known = {id(value): name for name, value in self.shards.own.items()}
-        order = [value for group in self.optimizer.param_groups for value in group["params"]]
-        return known[id(order[int(rest.partition(".")[0])])]
+        order = [known[id(value)] for group in self.optimizer.param_groups for value in group["params"]]
+        owners = {}
+        for key in keys:
+            kind, _, rest = key.partition(".")
+            owners[key] = order[int(rest.partition(".")[0])] if kind == "optimizer" else rest
+        return owners

@@ -203,7 +203,7 @@ def train_diffusion(
         with spread.together():
             fit(
                 name,
-                spread.shards({k: v for k, v in model.named_parameters() if v.requires_grad}, ranks),
+                spread.shards({k: v for k, v in model.named_parameters() if v.requires_grad}),
                 lambda batch, generator: flow(batch, generator, config.drop),
                 heldout_loss,
                 batches,

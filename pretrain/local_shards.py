@@ -204,9 +204,9 @@ class SpreadDiT:
         """What ``work`` computes with the model: one loss."""
         return work()
 
-    def shards(self, parameters: Mapping[str, Parameter], ranks: Ranks) -> LocalShards:
+    def shards(self, parameters: Mapping[str, Parameter]) -> LocalShards:
         """Of these, which must be the model's."""
-        return LocalShards(parameters, ranks)
+        return LocalShards(parameters, self.ranks)
 
     @contextmanager
     def together(self) -> Iterator[None]:

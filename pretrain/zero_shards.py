@@ -21,7 +21,6 @@ from torch.optim import Optimizer
 
 from pretrain import prodigy
 from pretrain.local_shards import LocalShards
-from rlnsp import zero
 from rlnsp.distributed import Ranks
 from rlnsp.zero import Zero
 
@@ -69,9 +68,9 @@ class ZeroModel(nn.Module):
         """What ``work`` computes with the parts: one loss."""
         return self.engine(work)
 
-    def shards(self, parameters: Mapping[str, Parameter], ranks: Ranks) -> "ZeroShards":
+    def shards(self, parameters: Mapping[str, Parameter]) -> "ZeroShards":
         """Of these, which must be of the parts."""
-        return ZeroShards(parameters, ranks, self)
+        return ZeroShards(parameters, self)
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -117,9 +116,9 @@ class ZeroModel(nn.Module):
 class ZeroShards(LocalShards):
     """Trained parameters, by name, of which each process has the numbers that DeepSpeed gave it."""
 
-    def __init__(self, parameters: Mapping[str, Parameter], ranks: Ranks, model: ZeroModel) -> None:
+    def __init__(self, parameters: Mapping[str, Parameter], model: ZeroModel) -> None:
         """Change nothing yet: ``own`` is all of each until ``serve``."""
-        super().__init__(parameters, ranks)
+        super().__init__(parameters, model.ranks)
         self.model, self.windows = model, {}
 
     @property
@@ -160,7 +159,7 @@ class ZeroShards(LocalShards):
     def step(self) -> float:
         """See ``LocalShards``."""
         self.model.engine.step()
-        return zero.norm_of(self.model.engine)
+        return float(self.model.engine.get_global_grad_norm())
 
     @torch.no_grad()
     def written(self) -> None:

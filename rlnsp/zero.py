@@ -13,7 +13,7 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from rlnsp.protocols import Policy, Shards
@@ -103,12 +103,6 @@ class Zero:
                 model=module, optimizer=optimizer, config=settings, dist_init_required=False
             )
         return engine
-
-
-def norm_of(engine: Any) -> float:
-    """The whole gradient's norm before the engine's last step, which was none if it is not finite."""
-    found: Tensor | float = engine.get_global_grad_norm()
-    return float(found)
 
 
 def asked_for(said: Mapping[str, str]) -> Zero:

@@ -85,7 +85,7 @@ def train(folder: Path, config: LoopConfig, ranks: Ranks, *, stops: bool = False
         trained = dict(model.named_parameters())
     if isinstance(ranks.sharding, Zero):
         taken = ZeroModel(model, ["before", "net"], ranks, ranks.sharding)
-        trained, call = taken.shards(parameters, ranks), taken.compute
+        trained, call = taken.shards(parameters), taken.compute
     ranks.sharded = ranks.sharding is not None
 
     def loss(rows: Tensor, generator: Generator) -> Iterator[Tensor]:
